@@ -1,0 +1,83 @@
+"""The menu. Everything runs in the workspace environment that hatch makes from pyproject.toml."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4"
+nox.options.sessions = ["test"]
+nox.options.default_venv_backend = "none"
+
+ROOT = Path(__file__).parent
+HATCH = [sys.executable, "-m", "hatch"]
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+
+
+def backends() -> dict[str, str]:
+    """What backends/up wrote about the servers that it started, if it did."""
+    file = ROOT / ".backends.env"
+    if not file.exists():
+        return {}
+    pairs = (line.partition("=") for line in file.read_text().splitlines() if "=" in line)
+    return {name: value for name, _, value in pairs}
+
+
+def hatch(session: nox.Session, *command: str, env: str = "default") -> None:
+    """Run in the workspace environment; the first run makes it, the next take seconds."""
+    variables = {**backends(), "HATCH_DATA_DIR": str(ROOT / ".venv" / "hatch")}
+    variables.update({k: v for k, v in os.environ.items() if k.startswith("MICRO_")})
+    # UV_PYTHON would send the installs of hatch into another environment
+    session.run(*HATCH, "-e", env, "run", *command, env={**variables, "UV_PYTHON": None})
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Greeter, caller and mailer in three processes; flags after -- choose the plugins."""
+    hatch(session, "python", "examples/greeter/demo.py", *session.posargs)
+
+
+@nox.session
+def test(session: nox.Session) -> None:
+    """Lint, types, tests. After --: --require-backends for the second tier, or pytest's own."""
+    lint(session)
+    types(session)
+    hatch(session, "pytest", "-m", "not full", *session.posargs)
+
+
+@nox.session
+def full(session: nox.Session) -> None:
+    """Everything, long runs included, on every real server."""
+    hatch(session, "pytest", "--require-backends", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    hatch(session, "ruff", "check", ".")
+    hatch(session, "ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy strict and pyright strict; package by package, as test modules share names."""
+    for package in PACKAGES:
+        hatch(session, "mypy", f"packages/{package}/src")
+    hatch(session, "mypy", "examples/greeter", "examples/tour.py")
+    hatch(session, "pyright")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Every wheel and sdist into dist/."""
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    session.run(*HATCH, "build", "--all", env={"UV_PYTHON": None})
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Calls per second beside the floors and the peers, interleaved in one run."""
+    hatch(session, "python", "benchmarks/rpc.py", *session.posargs, env="bench")

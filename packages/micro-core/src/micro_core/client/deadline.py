@@ -1,0 +1,43 @@
+"""Deadlines of calls: times of the event loop's clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from enum import Enum
+
+from ..context import maybe_current
+from ..errors import DeadlineExceeded
+
+
+class Unset(Enum):
+    """Tells a parameter that was left out from ``None``."""
+
+    UNSET = "unset"
+
+
+UNSET = Unset.UNSET
+
+
+def deadline_for(timeout: float | None) -> float | None:
+    """The earlier of ``timeout`` seconds from now and the deadline of the call being handled."""
+    call = maybe_current()
+    inherited = call.deadline if call is not None else None
+    if timeout is None:
+        return inherited
+    own = asyncio.get_running_loop().time() + timeout
+    return own if inherited is None else min(own, inherited)
+
+
+@asynccontextmanager
+async def within(deadline: float | None) -> AsyncIterator[None]:
+    """Raises DeadlineExceeded when the deadline passes inside the block."""
+    timer = asyncio.timeout_at(deadline)
+    try:
+        async with timer:
+            yield
+    except TimeoutError as error:
+        if timer.expired():
+            raise DeadlineExceeded("the deadline has passed") from error
+        raise

@@ -1,0 +1,74 @@
+"""What all plugins share: a kind, a name, and a constructor that only records."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+
+class Plugin(ABC):
+    """A class that an entry point of group ``micro.<kind>`` names.
+
+    The constructor takes addresses positionally and everything else as typed keyword-only
+    options. It records them and does nothing more: no I/O, no task, no thread. So the core can
+    build the same plugin again with what a flag or a variable replaces.
+
+    The options of a plugin are the keyword-only parameters of its constructor; their
+    annotations say how a flag is read, and the lines ``name: text`` of the class docstring
+    are their help.
+    """
+
+    kind: ClassVar[str]
+    name: ClassVar[str]
+
+    _positional: tuple[Any, ...]
+    _options: Mapping[str, Any]
+
+    def __new__(cls, *addresses: Any, **options: Any) -> Self:
+        self = super().__new__(cls)
+        self._positional = addresses
+        self._options = options
+        return self
+
+    def rebuilt(self, addresses: tuple[str, ...] | None, options: Mapping[str, Any]) -> Self:
+        """A new object of the same class; what is not replaced stays as it was given.
+
+        ``addresses=None`` keeps the addresses.
+        """
+        positional = self._positional if addresses is None else addresses
+        return type(self)(*positional, **{**self._options, **options})
+
+    @classmethod
+    def check_address(cls, address: str) -> None:
+        """Raises ValueError for a text that is no address of this plugin, without repeating it.
+
+        By default ``host``, ``host:port`` and ``[v6]:port`` pass, also after ``scheme://`` and
+        before a path; and so do bare names and paths.
+        """
+        check_address(address)
+
+
+def check_address(address: str, *, listening: bool = False) -> None:
+    """See :meth:`Plugin.check_address`; who listens may leave out the host and take port 0."""
+    if not address.strip() or not address.isprintable():
+        raise ValueError("it is empty or has control characters")
+    _, scheme, rest = address.rpartition("://")
+    authority = rest.partition("/")[0].partition("?")[0].rpartition("@")[2]
+    if not authority or (not scheme and authority[0] in ".~"):
+        return  # a path
+    if " " in authority:
+        raise ValueError("it has blanks")
+    bare = ":" not in authority or authority.endswith("]")
+    host, _, port = (authority, "", "") if bare else authority.rpartition(":")
+    if ":" in host and not (host[0] == "[" and host[-1] == "]"):
+        raise ValueError("an IPv6 address needs brackets: [::1]:8500")
+    if not (bare or _is_port(port, listening)):
+        raise ValueError("its port is not a number from 1 to 65535")
+    if not (host or listening):
+        raise ValueError("its host is missing")
+
+
+def _is_port(text: str, listening: bool) -> bool:
+    digits = text.isascii() and text.isdigit() and len(text) <= 5
+    return digits and (0 if listening else 1) <= int(text) <= 65535

@@ -1,0 +1,158 @@
+"""The keeper: a registration that outlives every outage of its registry."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from ..backoff import Backoff
+from ..errors import InvalidName, MicroError
+from .records import Node, ServiceInfo
+from .watcher import end
+
+if TYPE_CHECKING:
+    from .base import Registry
+
+log = logging.getLogger("micro.registry")
+
+
+class Keeper:
+    """Registers on entering, raising what that raises, and again every third of ``ttl``.
+
+    Whatever happened meanwhile, each beat registers from scratch: a registry that was restarted,
+    wiped or out of reach has the nodes again within ``ttl / 3 + 2`` seconds of its return.
+    Leaving deregisters; should that fail, the records expire.
+    """
+
+    def __init__(self, registry: Registry, info: ServiceInfo, ttl: float) -> None:
+        self.last_ok: float | None = None
+        self.last_error: Exception | None = None
+        self._registry = registry
+        self._info = info
+        self._ttl = ttl
+        self._limit = min(registry.operation_timeout, max(1.0, ttl / 3))
+        self._lock = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def info(self) -> ServiceInfo:
+        return self._info
+
+    @property
+    def registered(self) -> bool:
+        """Whether the last success is younger than the TTL; ``last_error`` tells a failed beat.
+
+        ``last_ok`` is that success, in seconds of ``time.monotonic()``.
+        """
+        fresh = self.last_ok is not None and time.monotonic() - self.last_ok < self._ttl
+        return self._task is not None and fresh
+
+    async def __aenter__(self) -> Self:
+        await self._register(self._info)
+        self._task = asyncio.create_task(self._beat(), name=f"micro-keep {self._info.name}")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def update(self, info: ServiceInfo) -> None:
+        """Register ``info`` in place of what was; nodes that are left out are deregistered.
+
+        Raises like ``register``; the keeper goes on trying unless ``info`` itself is invalid.
+        """
+        async with self._lock:
+            before, self._info = self._info, info
+            try:
+                await self._register(info)
+            except InvalidName:
+                self._info = before
+                raise
+            if gone := _left_out(before, info):
+                await self._remove(before.with_nodes(gone))
+
+    async def close(self) -> None:
+        """Deregister, bounded by the registry's ``close_timeout``; idempotent, never raises."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        try:
+            async with asyncio.timeout(self._registry.close_timeout), self._lock:
+                # under the lock, so that no beat on its way can land after the removal
+                task.cancel()
+                await self._remove(self._info)
+        except TimeoutError:
+            log.warning("%s was not deregistered in time and will expire", self._named)
+        finally:
+            await end(task, limit=self._limit)
+
+    async def _remove(self, info: ServiceInfo) -> None:
+        try:
+            await self._registry.deregister(info)
+        except Exception as error:
+            log.warning("%s was not deregistered and will expire: %s", self._named, error)
+
+    # -- the task ----------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        pause = Backoff(0.1, self._longest_pause())
+        delay = self._interval()
+        while True:
+            await asyncio.sleep(delay)
+            if await self._attempt():
+                pause.reset()
+                delay = self._interval()
+            else:
+                delay = pause.next()
+
+    def _interval(self) -> float:
+        return self._ttl / 3 * random.uniform(0.9, 1.0)
+
+    def _longest_pause(self) -> float:
+        """So that an attempt that hung, a pause and the next attempt fit into ttl/3 + 2 s."""
+        third = self._ttl / 3
+        return min(5.0, third, third + 1.5 - self._limit)
+
+    async def _attempt(self) -> bool:
+        try:
+            async with self._lock, asyncio.timeout(self._limit):
+                await self._register(self._info)
+        except Exception as error:
+            self._lost(error)
+            return False
+        return True
+
+    async def _register(self, info: ServiceInfo) -> None:
+        await self._registry.register(info, ttl=self._ttl)
+        before, self.last_ok = self.last_ok, time.monotonic()
+        if self.last_error is not None:
+            self.last_error = None
+            log.info(
+                "%s is registered again after %.1f s", self._named, self.last_ok - (before or 0)
+            )
+
+    def _lost(self, error: Exception) -> None:
+        if self.last_error is None:
+            bug = None if isinstance(error, MicroError | TimeoutError) else error
+            log.warning(
+                "%s cannot be registered: %s", self._named, error or "timeout", exc_info=bug
+            )
+        self.last_error = error
+
+    @property
+    def _named(self) -> str:
+        ids = ", ".join(node.id for node in self._info.nodes)
+        return f"{self._info.name} ({ids}) at registry {self._registry.name}"
+
+
+def _left_out(before: ServiceInfo, after: ServiceInfo) -> list[Node]:
+    kept = {(after.name, node.id) for node in after.nodes}
+    return [node for node in before.nodes if (before.name, node.id) not in kept]

@@ -1,0 +1,134 @@
+"""Services as a process: flags, signals, one line at the start and one at the stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from .errors import BackendError, OptionError, SettingsError
+from .logs import configure, log, started_line
+
+if TYPE_CHECKING:
+    from .service import Service
+    from .settings import Settings
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+IDENTITY = (
+    "server_name",
+    "server_id",
+    "server_version",
+    "server_address",
+    "server_advertise",
+    "server_metadata",
+)
+
+
+def run(*services: Service, argv: Sequence[str] | None = None) -> None:
+    """Run ``services`` in one process until SIGTERM or SIGINT.
+
+    With more than one service the flags and variables that name or place a single one
+    (``--server_name``, ``_id``, ``_version``, ``_address``, ``_advertise``, ``_metadata``) are
+    refused. Exits with 2 when a choice is wrong or a backend cannot be reached at the start.
+    """
+    code = _run(services, sys.argv[1:] if argv is None else argv)
+    if code:
+        sys.exit(code)
+
+
+def _run(services: Sequence[Service], argv: Sequence[str]) -> int:
+    from .settings import Settings, report
+
+    settings = Settings.read(argv, os.environ)
+    try:
+        if settings.wants("help"):
+            print(_help(services, settings))  # noqa: T201
+            return 0
+        configure(settings)
+        if len(services) > 1:
+            _refuse_identity(settings)
+        with asyncio.Runner(loop_factory=_loop_factory(settings)) as runner:
+            return runner.run(_main(services, settings))
+    except (SettingsError, BackendError) as error:
+        return report(error, traceback=settings.wants("traceback"))
+
+
+def _refuse_identity(settings: Settings) -> None:
+    for name in IDENTITY:
+        if source := settings.source(name):
+            raise OptionError(f"{source} is for one service, and this process runs several")
+
+
+def _help(services: Sequence[Service], settings: Settings) -> str:
+    from .compose import DEFAULTS
+
+    code = services[0].code
+    return settings.help({kind: code.get(kind) or DEFAULTS.get(kind) for kind in code})
+
+
+def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    choice = settings.core("loop", None, "auto")
+    if choice == "asyncio":
+        return None
+    try:
+        import uvloop
+    except ImportError as error:
+        if choice == "uvloop":
+            raise OptionError("--loop uvloop: uvloop is not installed; take asyncio") from error
+        return None
+    return uvloop.new_event_loop
+
+
+async def _main(services: Sequence[Service], settings: Settings) -> int:
+    stop = _Signals()
+    started: list[Service] = []
+    try:
+        for service in services:
+            await service.start(settings, alone=len(services) == 1)
+            started.append(service)
+            log.info(started_line(service))
+        await stop.first.wait()
+    finally:
+        code = await _stop(started, stop)
+    return code
+
+
+async def _stop(services: Sequence[Service], stop: _Signals) -> int:
+    """Stop all side by side; a second signal cuts it short."""
+    stopping = [asyncio.create_task(service.stop()) for service in services]
+    hurry = asyncio.create_task(_hurry(stop, stopping))
+    results = await asyncio.gather(*stopping, return_exceptions=True)
+    hurry.cancel()
+    if stop.second.is_set():
+        return 128 + stop.number
+    for error in results:
+        if error is not None:
+            raise error
+    for service in services:
+        log.info("%s stopped", service.name)
+    return 0
+
+
+async def _hurry(stop: _Signals, stopping: Sequence[asyncio.Task[None]]) -> None:
+    await stop.second.wait()
+    for task in stopping:
+        task.cancel()
+
+
+class _Signals:
+    """The first signal asks for a stop, the second for haste."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        self.number = 0
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self._arrived, number)
+
+    def _arrived(self, number: int) -> None:
+        self.number = number
+        (self.second if self.first.is_set() else self.first).set()

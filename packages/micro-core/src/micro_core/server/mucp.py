@@ -1,0 +1,273 @@
+"""mucp over any transport, the server's side."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import ClassVar
+
+from .. import mucp
+from ..client.base import RpcRequest, RpcStream
+from ..errors import MicroError, SocketClosed
+from ..message import Header, Message
+from ..transport.base import Listener, Socket, Transport
+from .base import Dispatch, RpcServer
+
+log = logging.getLogger("micro.server.mucp")
+_STREAM_BUFFER = 128
+_Condition = Callable[[], bool]
+
+
+class MucpServer(RpcServer):
+    """Serves every socket that comes, several requests on one socket side by side."""
+
+    name: ClassVar[str] = "mucp"
+
+    def __init__(self, *, transport: Transport) -> None:
+        self._transport = transport
+        self._listener: Listener | None = None
+        self._connections: set[Connection] = set()
+        self.draining = False
+        self._changed = asyncio.Event()
+
+    async def start(self, address: str, dispatch: Dispatch) -> str:
+        self._dispatch = dispatch
+        self._listener = await self._transport.listen(address, self._serve)
+        return self._listener.address
+
+    async def drain(self, delay: float) -> None:
+        self.draining = True
+        await self._wait(lambda: not self._connections, delay)
+
+    async def stop(self, grace: float) -> None:
+        self.draining = True
+        await self._wait(lambda: not any(c.running for c in self._connections), grace)
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            await listener.close()
+
+    async def _serve(self, socket: Socket) -> None:
+        connection = Connection(socket, self._dispatch, self)
+        self._connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+            self._changed.set()
+
+    def note_idle(self) -> None:
+        """A connection has no request under way any more."""
+        self._changed.set()
+
+    async def _wait(self, done: _Condition, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not done():
+                    self._changed.clear()
+                    await self._changed.wait()
+
+
+class Connection:
+    """One socket: a receiver that takes messages, and workers that handle them.
+
+    The task that received a request handles it itself, without a task or a queue in between. If
+    the handler has to wait, another worker takes over the receiving, so that a second request
+    starts at once and the end of the socket cancels the handlers.
+    """
+
+    def __init__(self, socket: Socket, dispatch: Dispatch, server: MucpServer) -> None:
+        self._socket = socket
+        self._dispatch = dispatch
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._workers: set[asyncio.Task[None]] = set()
+        self._waiting: asyncio.Future[None] | None = None
+        self._streams: dict[str, ServerStream] = {}
+        self.running = 0
+
+    async def run(self) -> None:
+        self._spawn()
+        try:
+            await self._ended
+        finally:
+            for worker in self._workers:
+                worker.cancel()
+            if self._workers:
+                await asyncio.wait(self._workers, timeout=5.0)
+            await self._socket.close()
+
+    def _spawn(self) -> None:
+        worker = self._loop.create_task(self._work())
+        self._workers.add(worker)
+        worker.add_done_callback(self._retire)
+
+    def _retire(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        if worker.cancelled() or worker.exception() is None:
+            return
+        if not isinstance(worker.exception(), MicroError):
+            log.error("connection of %s failed", self._socket.peer, exc_info=worker.exception())
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    async def _work(self) -> None:
+        """Receive and handle in turns; ends when another worker is already waiting to receive."""
+        while True:
+            request = await self._next_request()
+            handover = Handover(self)
+            try:
+                await self._handle(*request)
+            finally:
+                handover.cancel()
+            if handover.done and not await self._wait_for_turn():
+                return
+
+    async def _next_request(self) -> tuple[RpcRequest, str, str | None]:
+        """The next message that is not of a stream under way."""
+        while True:
+            message = await self._socket.recv()
+            header = message.header
+            stream_id = header.get("Micro-Stream")
+            stream = self._streams.get(stream_id) if stream_id is not None else None
+            if stream is not None:
+                await stream.put(message)
+            elif header.get("Micro-Error") != mucp.EOS:  # the late end of a stream that is over
+                request = mucp.read_request(message, self._loop.time(), self._socket.peer)
+                return request, header.get("Micro-Id", ""), stream_id
+
+    def hand_over(self) -> None:
+        """Let somebody else receive."""
+        waiting, self._waiting = self._waiting, None
+        if self._ended.done():
+            return
+        if waiting is None:
+            self._spawn()
+        else:
+            waiting.set_result(None)
+
+    async def _wait_for_turn(self) -> bool:
+        if self._waiting is not None:
+            return False
+        self._waiting = self._loop.create_future()
+        await self._waiting
+        return True
+
+    async def _handle(self, request: RpcRequest, id: str, stream_id: str | None) -> None:
+        self.running += 1
+        try:
+            if stream_id is None:
+                await self._unary(request, id)
+            else:
+                await self._stream(request, id, stream_id)
+        finally:
+            self.running -= 1
+            if self._server.draining and not self.running:
+                self._server.note_idle()
+
+    async def _unary(self, request: RpcRequest, id: str) -> None:
+        header: Header
+        try:
+            response = await self._dispatch(request, None)
+        except MicroError as error:
+            header, body = mucp.error_header(error), b""
+            header["Content-Type"] = request.content_type
+        else:
+            header, body = {"Content-Type": response.content_type}, response.body
+        header["Micro-Id"] = id
+        if self._server.draining:
+            header["Connection"] = "close"
+        await self._socket.send(Message(header, body))
+
+    async def _stream(self, request: RpcRequest, id: str, stream_id: str) -> None:
+        header = {
+            "Content-Type": request.content_type,
+            "Micro-Id": id,
+            "Micro-Stream": stream_id,
+            "Micro-Service": request.service,
+            "Micro-Method": request.endpoint,
+            "Micro-Endpoint": request.endpoint,
+        }
+        stream = self._streams[stream_id] = ServerStream(self._socket, header)
+        try:
+            await self._dispatch(request, stream)
+            await stream.end()
+        except MicroError as error:
+            await stream.fail(error)
+        finally:
+            del self._streams[stream_id]
+            await stream.close()
+
+
+class Handover:
+    """Gives the receiving away in the next turn of the loop, unless the handler ends before."""
+
+    __slots__ = ("_connection", "_handle", "done")
+
+    def __init__(self, connection: Connection) -> None:
+        self.done = False
+        self._connection = connection
+        self._handle = asyncio.get_running_loop().call_soon(self._run)
+
+    def _run(self) -> None:
+        self.done = True
+        self._connection.hand_over()
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+
+class ServerStream(RpcStream):
+    """One of the streams on a socket. A full buffer stops the receiver, and so the peer."""
+
+    def __init__(self, socket: Socket, header: Header) -> None:
+        self._socket = socket
+        self._header = header
+        self._buffer: deque[Message] = deque()
+        self._readable = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._ended = False
+        self._closed = False
+
+    async def put(self, message: Message) -> None:
+        while len(self._buffer) >= _STREAM_BUFFER and not self._closed:
+            self._writable.clear()
+            await self._writable.wait()
+        self._buffer.append(message)
+        self._readable.set()
+
+    async def recv(self) -> bytes:
+        while not self._buffer:
+            self._readable.clear()
+            await self._readable.wait()
+        message = self._buffer[0]
+        error = message.header.get("Micro-Error")
+        if error == mucp.EOS:  # stays, for whoever asks again
+            raise StopAsyncIteration
+        self._buffer.popleft()
+        self._writable.set()
+        if error:
+            mucp.raise_error(message.header)
+        return message.body
+
+    async def send(self, body: bytes) -> None:
+        if self._ended:
+            raise SocketClosed("this side has ended the stream", happened="no")
+        await self._socket.send(Message(dict(self._header), body))
+
+    async def end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            await self._socket.send(Message({**self._header, "Micro-Error": mucp.EOS}))
+
+    async def fail(self, error: MicroError) -> None:
+        if not self._ended:
+            self._ended = True
+            await self._socket.send(Message({**self._header, **mucp.error_header(error)}))
+
+    async def close(self) -> None:
+        self._closed = True
+        self._writable.set()

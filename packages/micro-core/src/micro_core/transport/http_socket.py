@@ -1,0 +1,353 @@
+"""One HTTP/1.1 connection as a Socket: parsing, the inbox, and backpressure both ways."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket as sockets
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, cast
+
+import httptools
+
+from ..errors import BadRequest, MessageTooLarge, MicroError, SocketClosed, TooLarge
+from ..message import Header, Message
+from .address import join_address
+from .base import Socket
+from .http_head import decode_fields, encode_fields
+
+IDLE, HEAD, BODY = range(3)
+_FLUSH = 5.0  # seconds that an ended connection may take to write what it has
+_INBOX = 128  # messages, and
+_INBOX_BYTES = 1 << 20  # bytes of bodies, that wait for recv before reading pauses
+_JOINED = 1 << 16  # bytes of a body that is copied behind its head rather than written apart
+_KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 19_000}
+
+Reason = Callable[[], MicroError]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpOptions:
+    """The options of HttpTransport, under the names they have there."""
+
+    max_body: int
+    max_header_bytes: int
+    max_headers: int
+    max_connections: int
+    header_timeout: float
+    idle_timeout: float
+    allow_origins: tuple[str, ...]
+
+
+class Refused(Exception):
+    """The message in the parser is not taken: an HTTP status, and why."""
+
+    kinds: ClassVar[dict[int, type[MicroError]]] = {400: BadRequest, 413: TooLarge, 431: TooLarge}
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+    def reason(self, peer: str) -> Reason:
+        """The error that ``recv`` raises."""
+        kind = self.kinds.get(self.status, SocketClosed)
+        return partial(kind, f"{peer}: {self}", happened="maybe")
+
+
+def drop(_data: bytes) -> None:
+    """What an ended connection does with data."""
+
+
+class HttpSocket(Socket, asyncio.Protocol):
+    """What both sides share. The parser calls the ``on_`` methods from ``data_received``.
+
+    ``busy`` is for whoever serves the socket: while it is true the connection is not idle.
+    ``gone`` is done when the connection is closed in the operating system too.
+    """
+
+    busy: bool = False
+    _transport: asyncio.Transport
+    _status = 200
+
+    def __init__(self, options: HttpOptions, start: str) -> None:
+        self._options = options
+        self._start = start.encode()
+        self._loop = asyncio.get_running_loop()
+        self.gone: asyncio.Future[None] = self._loop.create_future()
+        self._reason: Reason | None = None
+        self._cause: Exception | None = None
+        self._inbox: deque[Message] = deque()
+        self._held = 0
+        self._paused = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._blocked: set[asyncio.Future[None]] | None = None
+        self._owed = 0
+        self._last = False
+        self._quiet = 0.0
+        self._stage = IDLE
+        self._segment = self._mark = self._stalled = 0
+        self._fresh = True
+        self._header: Header = {}
+        self._body: bytes | bytearray = b""
+        self._fields: dict[bytes, bytes] = {}
+        self.on_header: Any = self._fields.setdefault  # the first of a repeated field counts
+        self._feed: Callable[[bytes], None] = self._new_parser().feed_data
+
+    # -- Socket ------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        return self._reason is not None
+
+    async def recv(self) -> Message:
+        if not self._inbox:
+            try:
+                await self._arrival()
+            except asyncio.CancelledError:
+                self.leave()
+                raise
+            if not self._inbox:
+                self._raise_reason()
+        message = self._inbox.popleft()
+        self._held -= len(message.body)
+        if self._paused:
+            self._resume()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """A message refused here, with MessageTooLarge or InvalidName, leaves the socket open."""
+        body = message.body
+        if len(body) > self._options.max_body:
+            raise MessageTooLarge(
+                f"body of {len(body)} bytes for {self.peer}: raise max_body, "
+                f"now {self._options.max_body}, on both sides"
+            )
+        fields = encode_fields(message.header, len(body))
+        while self._blocked is not None and self._reason is None:
+            await self._unblocked(self._blocked)
+        if self._reason is not None:
+            raise SocketClosed(str(self._reason()), happened="no") from self._cause
+        if len(body) <= _JOINED:
+            self._transport.write(b"".join((self._start, fields, body)))
+        else:
+            self._transport.write(self._start + fields)
+            self._transport.write(body)
+        self._quiet = 0.0
+        self._owed -= 1
+        if self._last and self._owed <= 0:
+            self.end(partial(SocketClosed, f"{self.peer} had asked for its last answer"))
+
+    async def close(self) -> None:
+        self.leave()
+        if not self.gone.done():
+            await asyncio.wait((self.gone,))
+
+    def _arrival(self) -> asyncio.Future[None]:
+        if self._reason is not None:
+            self._raise_reason()
+        if self._waiter is not None:
+            raise RuntimeError("another task is receiving from this socket")
+        self._waiter = self._loop.create_future()
+        return self._waiter
+
+    def _raise_reason(self) -> None:
+        assert self._reason is not None  # noqa: S101
+        raise self._reason() from self._cause
+
+    async def _unblocked(self, blocked: set[asyncio.Future[None]]) -> None:
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        blocked.add(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            self.leave()
+            raise
+
+    # -- the end -----------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """What ``close`` does, without waiting."""
+        self._inbox.clear()
+        self.end(partial(SocketClosed, f"the socket to {self.peer} is closed"))
+
+    def end(self, reason: Reason, *, linger: float = 0.0) -> None:
+        """Take nothing more, write what was sent, close. Idempotent.
+
+        ``linger`` seconds leave the peer the time to read what it was told: closing with its data
+        unread would reset the connection.
+        """
+        if self._reason is not None:
+            return
+        self._reason = reason
+        self._feed = drop
+        self._wake()
+        self.resume_writing()
+        if not linger:
+            self._transport.close()
+        elif self._paused:
+            self._transport.resume_reading()
+        if not self.gone.done():
+            timer = self._loop.call_later(linger or _FLUSH, self._transport.abort)
+            self.gone.add_done_callback(lambda _: timer.cancel())
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # -- asyncio.Protocol --------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.local = join_address(transport.get_extra_info("sockname"))
+        self.peer = self.peer or join_address(transport.get_extra_info("peername"))
+        _watch_peer(transport.get_extra_info("socket"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cause = self._cause or exc
+        if not self.gone.done():
+            self.gone.set_result(None)
+        self.end(self._peer_left())
+
+    def eof_received(self) -> None:
+        self.end(self._peer_left())
+
+    def _peer_left(self) -> Reason:
+        where = "" if self._stage == IDLE else " in the middle of a message"
+        return partial(SocketClosed, f"{self.peer} has closed the connection{where}")
+
+    def pause_writing(self) -> None:
+        self._blocked = set()
+
+    def resume_writing(self) -> None:
+        blocked, self._blocked = self._blocked, None
+        for waiter in blocked or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        self._segment = len(data)
+        try:
+            self._feed(data)
+            if self._stage:
+                self._bound_rest()
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._cause = error
+            self.refuse(_refused(error))
+        except Refused as refused:
+            self.refuse(refused)
+        if len(self._inbox) >= _INBOX or self._held >= _INBOX_BYTES:
+            self._pause()
+
+    def _pause(self) -> None:
+        if not self._paused and self._reason is None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if len(self._inbox) < _INBOX // 2 and self._held < _INBOX_BYTES // 2:
+            self._paused = False
+            if self._reason is None:
+                self._transport.resume_reading()
+
+    # -- httptools ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def _new_parser(self) -> httptools.HttpRequestParser | httptools.HttpResponseParser: ...
+
+    @abstractmethod
+    def refuse(self, refused: Refused) -> None:
+        """End the connection because of what the peer sent."""
+
+    def on_message_begin(self) -> None:
+        self._stage = HEAD
+        self._fresh = True
+        self._quiet = 0.0
+        self._fields.clear()
+
+    def _take_head(self) -> Header:
+        """The header of the message that begins; raises Refused for one over a limit."""
+        options = self._options
+        if len(self._fields) > options.max_headers:
+            raise Refused(431, f"more than {options.max_headers} header fields")
+        if self._segment > options.max_header_bytes or not self._fresh:
+            self._bound_head(self._head_size())
+        header = decode_fields(self._fields)
+        header.pop("Host", None)
+        header.pop("Transfer-Encoding", None)
+        length = header.pop("Content-Length", None)
+        if length is not None and int(length) > options.max_body:
+            raise Refused(413, f"a body of {length} bytes: the limit is {options.max_body}")
+        self._stage = BODY
+        return header
+
+    def _head_size(self) -> int:
+        return sum(len(name) + len(value) + 4 for name, value in self._fields.items())
+
+    def on_body(self, body: bytes) -> None:
+        if not self._body:
+            self._body = body
+        else:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += body
+        if len(self._body) > self._options.max_body:
+            raise Refused(413, f"a body of over {self._options.max_body} bytes, which is the limit")
+
+    def on_message_complete(self) -> None:
+        self._stage = IDLE
+        self._quiet = 0.0
+        body, self._body = self._body, b""
+        if self._status != 200:
+            self._other_status(body)
+            return
+        self._held += len(body)
+        self._inbox.append(Message(self._header, bytes(body)))  # bytes(bytes) is no copy
+        if self._waiter is not None:
+            self._wake()
+
+    def _other_status(self, body: bytes | bytearray) -> None:
+        """A response that is not a message; may raise Refused."""
+
+    def _bound_rest(self) -> None:
+        """Of a message that goes on in the next segment: what comes without progress in its body
+        is a head or trailers, and may not grow without end."""
+        size = len(self._body)
+        if self._fresh or size > self._mark:
+            self._fresh = False
+            self._mark = size
+            self._stalled = 0
+        else:
+            self._stalled += self._segment
+            self._bound_head(self._stalled)
+
+    def _bound_head(self, size: int) -> None:
+        if size > self._options.max_header_bytes:
+            raise Refused(431, f"more than {self._options.max_header_bytes} bytes of header")
+
+
+def _refused(error: Exception) -> Refused:
+    cause = error.__context__  # what a callback raised
+    if cause is None:
+        return Refused(400, f"not HTTP/1.1: {error}")
+    if isinstance(cause, Refused):
+        return cause
+    raise cause
+
+
+def _watch_peer(socket: sockets.socket) -> None:
+    """Have the kernel notice a peer that vanished: keepalive if the connection is idle, the user
+    timeout if data is under way; each is blind to the other's case."""
+    with contextlib.suppress(OSError):  # a peer that is gone already
+        socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
+        socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE.items():
+            if hasattr(sockets, option):
+                socket.setsockopt(sockets.IPPROTO_TCP, getattr(sockets, option), value)
