@@ -1,8 +1,15 @@
-"""Options that all tests share."""
+"""What all tests share: the option that forbids skipping, and where real servers are."""
 
 from __future__ import annotations
 
+import os
+import urllib.request
+from pathlib import Path
+from typing import NoReturn
+
 import pytest
+
+ROOT = Path(__file__).parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -11,3 +18,42 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail where a real server cannot be had, instead of skipping",
     )
+
+
+def missing(config: pytest.Config, why: str) -> NoReturn:
+    if config.getoption("--require-backends"):
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+def setting(name: str) -> str:
+    """From the environment, else from what backends/up wrote."""
+    if value := os.environ.get(name):
+        return value
+    file = ROOT / ".backends.env"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return dict(line.split("=", 1) for line in lines if "=" in line).get(name, "")
+
+
+@pytest.fixture(scope="session")
+def consul_address(pytestconfig: pytest.Config) -> str:
+    """A Consul agent that no test breaks."""
+    address = setting("MICRO_TEST_CONSUL")
+    if not address:
+        missing(pytestconfig, "no Consul: run backends/up, or set MICRO_TEST_CONSUL=host:port")
+    try:
+        with urllib.request.urlopen(f"http://{address}/v1/status/leader", timeout=5) as answer:
+            assert answer.read().strip() not in (b"", b'""'), f"Consul at {address} has no leader"
+    except OSError as error:
+        missing(pytestconfig, f"Consul at {address} does not answer: {error}")
+    return address
+
+
+@pytest.fixture(scope="session")
+def compose_files(pytestconfig: pytest.Config) -> list[str]:
+    """The compose files of servers that a test may break."""
+    files = setting("MICRO_TEST_COMPOSE")
+    if not files:
+        why = "no docker compose: run backends/up, or set MICRO_TEST_COMPOSE=file:file"
+        missing(pytestconfig, why)
+    return files.split(":")

@@ -24,6 +24,13 @@ _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _PART = rf"({_NUMBER})(ms|us|h|m|s)"
 _DURATION = rf"(?:{_NUMBER}(?:ms|us|h|m|s))+|{_NUMBER}"
 _SHOWN = 60
+_TLS_HELP = {
+    "ca": "authorities to trust, instead of the system's",
+    "cert": "certificate to show",
+    "key": "its private key",
+    "server_name": "name to expect in the peer's certificate, instead of the host",
+    "verify": "verify the peer; off for experiments only",
+}
 
 
 class Reader(NamedTuple):
@@ -119,8 +126,10 @@ def _option(cls: type[Plugin], parameter: Any) -> Option:
 def _tls(name: str) -> tuple[Option, ...]:
     from typing import get_type_hints
 
-    hints = get_type_hints(TLS).items()
-    return tuple(Option(f"{name}_{part}", reader_for(hint)) for part, hint in hints)
+    return tuple(
+        Option(f"{name}_{part}", reader_for(hint), getattr(TLS(), part), False, _TLS_HELP[part])
+        for part, hint in get_type_hints(TLS).items()
+    )
 
 
 def _help(cls: type[Plugin], name: str) -> str:
@@ -317,6 +326,7 @@ TEXT = Reader(str, "text")
 SECRET = Reader(Secret, "a secret", hidden=True)
 SWITCH = Reader(_switch, "true or false", _shown_switch, switch=True)
 PAIRS = Reader(_pairs, "a list key=value,key=value", _shown_pairs)
+ADDRESSES = Reader(str, "an address, or several with commas")
 DURATION = Reader(seconds, "a duration such as 250ms or 1m30s", duration_text)
 _PATH = Reader(_path, "a path", path=True)
 _SPECIAL: list[tuple[Any, Reader]] = [

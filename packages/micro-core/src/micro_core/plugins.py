@@ -138,6 +138,12 @@ def installed(kind: str | None = None) -> list[Installed]:
     return [one for one in _scanned if kind in (None, one.kind)]
 
 
+def names(kind: str) -> list[str]:
+    """The sorted names that :func:`load` knows of a kind."""
+    in_code = {name for of, name in _registered if of == kind}
+    return sorted({one.name for one in installed(kind)} | in_code)
+
+
 def refresh() -> None:
     """Forget what was installed: the next question looks again."""
     global _scanned
@@ -220,7 +226,7 @@ def load(kind: str, name: str) -> type[Plugin]:
     if entry.misfit:
         raise PluginIncompatible(
             f"{entry.label} needs {entry.misfit}, and this is {CORE} {core_version()}\n"
-            f"Install versions that fit: {pip_line('--upgrade', CORE, entry.dist)}"
+            f"Install versions that fit:\n{pip_line('--upgrade', CORE, entry.dist)}"
         )
     return complete(kind, _imported(entry), entry.label)
 
@@ -261,7 +267,7 @@ def _imported(entry: Installed) -> object:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise PluginLoadError(
             f"{entry.label} cannot be imported from {entry.value}\n{text[:300]}\n"
-            f"Install it again, with what it needs: {pip_line('--force-reinstall', entry.dist)}"
+            f"Install it again, with what it needs:\n{pip_line('--force-reinstall', entry.dist)}"
         ) from error
     return found
 
@@ -326,23 +332,23 @@ def _missing(kind: str, name: str) -> Iterator[str]:
     dist, _, plain = name.rpartition(":")
     whose = f" of {shown(dist)}" if dist else ""
     yield f"no {kind} {shown(plain)}{whose} is installed"
-    names = {one.name for one in installed(kind)} | _names_in_code(kind)
-    known = {name for of, name in ELSEWHERE if of == kind}
-    if plain in names:
+    known = [name for of, name in ELSEWHERE if of == kind]
+    if plain in names(kind):
         yield f"Without the distribution: --{kind} {plain}"
     elif plain in known:
         yield from _get(kind, plain)
-    elif near := nearest(plain, names | known):
+    elif near := nearest(plain, [*names(kind), *known]):
         yield f"Did you mean {near}?"
-        yield from () if near in names else _get(kind, near)
-    elif others := sorted({one.kind for one in installed() if one.name == plain}):
-        yield f"{plain} is installed as {', '.join(others)}, not as {kind}."
+        yield from () if near in names(kind) else _get(kind, near)
+    elif others := [of for of in KINDS if plain in names(of) or (of, plain) in ELSEWHERE]:
+        yield f"{plain} is a {' and a '.join(others)}, not a {kind}."
     yield _installed_line(kind)
 
 
 def _get(kind: str, name: str) -> Iterator[str]:
     dist, what = ELSEWHERE[kind, name]
-    yield f"{name} ({what}) is in {dist}, which is not installed: {pip_line(dist)}"
+    yield f"{name} ({what}) is in {dist}, which is not installed:"
+    yield pip_line(dist)
 
 
 def _conflict(kind: str, name: str, found: Sequence[Installed]) -> Iterator[str]:
@@ -352,14 +358,10 @@ def _conflict(kind: str, name: str, found: Sequence[Installed]) -> Iterator[str]
 
 
 def _installed_line(kind: str) -> str:
-    names = [f"{one.name} ({one.origin})" for one in installed(kind)]
-    names += [f"{name} (in code)" for name in sorted(_names_in_code(kind))]
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"Installed: {', '.join(names[:_LISTED]) or 'none'}{more}"
-
-
-def _names_in_code(kind: str) -> set[str]:
-    return {name for of, name in _registered if of == kind}
+    found = [f"{one.name} ({one.origin})" for one in installed(kind)]
+    found += [f"{name} (in code)" for of, name in _registered if of == kind]
+    more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return f"Installed: {', '.join(found[:_LISTED]) or 'none'}{more}"
 
 
 # -- fit with the core -----------------------------------------------------------------------

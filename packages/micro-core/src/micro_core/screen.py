@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import plugins
 from .errors import BackendError, SettingsError
 from .flags import variable_of
-from .options import Option, Reader, reader_for, signature_of
+from .options import ADDRESSES, Option, Reader, reader_for, signature_of
 from .plugin import Plugin
 from .security import redact_url
 
@@ -77,47 +77,49 @@ def _wrap(line: str) -> list[str]:
 # -- help ------------------------------------------------------------------------------------
 
 
+_RULES = (
+    "Every flag is a variable too: --registry_address is MICRO_REGISTRY_ADDRESS, and "
+    "MICRO_REGISTRY_ADDRESS_FILE names a file that holds its value. A flag goes before a "
+    "variable, a variable before code."
+)
+
+
 def help_text(
-    prog: str,
-    core: Iterable[CoreOption],
-    chosen: Mapping[str, type[Plugin] | SettingsError],
+    prog: str, core: Sequence[CoreOption], chosen: Mapping[str, type[Plugin] | SettingsError]
 ) -> str:
+    """Every flag with its meaning, its form and its default, as wide as the terminal."""
     import shutil
-    import textwrap
 
     width = min(WIDTH, shutil.get_terminal_size().columns)
-    lines = [f"usage: {prog or 'program'} [--name value | --name=value | --switch | --no-switch]…"]
-    lines += [
-        "",
-        "Every flag is a variable too: --registry_address is MICRO_REGISTRY_ADDRESS, and "
-        "MICRO_REGISTRY_ADDRESS_FILE names a file that holds its value. A flag goes before a "
-        "variable, a variable before code.",
-        "",
-    ]
-    out = [part for line in lines for part in textwrap.wrap(line, width) or [""]]
+    lines = [f"usage: {prog or 'program'} [--name value | --switch | --no-switch]...", ""]
+    lines += [*_fold(_RULES, width), ""]
     for option in core:
         reader = reader_for(option.type)
-        out += _row(f"--{option.name}", option.help, reader, option.default, width)
+        lines += _row(option.name, option.help, reader, option.default, width)
+    names = {option.name for option in core}
     for kind, found in chosen.items():
-        out += ["", *_component(kind, found, width)]
-    return "\n".join(out) + "\n"
+        lines += ["", *_component(kind, found, names, width)]
+    return "\n".join(lines) + "\n"
 
 
-def _component(kind: str, found: type[Plugin] | SettingsError, width: int) -> Iterator[str]:
-    names = sorted({one.name for one in plugins.installed(kind)})
+def _component(
+    kind: str, found: type[Plugin] | SettingsError, core: Container[str], width: int
+) -> Iterator[str]:
+    which = f"one of {', '.join(plugins.names(kind)) or 'none'}"
     if isinstance(found, SettingsError):
         fault = str(found).partition("\n")[0]
-        yield from _row(f"--{kind}", f"{fault}; installed: {', '.join(names)}", None, None, width)
+        yield from _row(kind, f"{fault}; {which}", None, None, width)
         return
-    yield from _row(f"--{kind}", f"one of {', '.join(names)}", None, found.name, width)
+    yield from _row(kind, which, None, found.name, width)
     signature = signature_of(found)
     if signature.addresses:
         address = getattr(found, "default_address", None)
-        what = "an address, or several with commas"
-        yield from _row(f"--{kind}_address", what, None, address, width)
+        yield from _row(f"{kind}_address", "its server", ADDRESSES, address, width)
     for option in signature.options.values():
         for part in option.flags():
-            yield from _row(f"--{kind}_{part.name}", part.help, part.reader, _default(part), width)
+            flag = f"{kind}_{part.name}"
+            if flag not in core:
+                yield from _row(flag, part.help, part.reader, _default(part), width)
 
 
 def _default(option: Option) -> Any:
@@ -125,16 +127,19 @@ def _default(option: Option) -> Any:
     return None if hidden or option.parts else option.default
 
 
-def _row(flag: str, help: str, reader: Reader | None, default: Any, width: int) -> list[str]:
+def _row(name: str, help: str, reader: Reader | None, default: Any, width: int) -> list[str]:
     form = reader.form if reader and not reader.switch else ""
-    text = "; ".join(filter(None, [help, form]))
-    if default not in (None, "", ()):
+    text = "; ".join(filter(None, [help.rstrip("."), form]))
+    if not (default is None or default is False or default in ("", ())):
         text += f" [{reader.show(default) if reader else default}]"
+    flag = f"  --{name} ".ljust(_COLUMN)
+    lines = _fold(text, max(width - _COLUMN, 20))
+    if len(flag) > _COLUMN:
+        lines.insert(0, "")
+    return (flag + ("\n" + " " * _COLUMN).join(lines)).rstrip().split("\n")
+
+
+def _fold(text: str, width: int) -> list[str]:
     import textwrap
 
-    column = "\n" + " " * _COLUMN
-    lines = textwrap.wrap(text.strip(), max(width - _COLUMN, 20), break_on_hyphens=False)
-    head = f"  {flag} ".ljust(_COLUMN)
-    if len(head) > _COLUMN:
-        lines.insert(0, "")
-    return (head + column.join(lines)).rstrip().split("\n")
+    return textwrap.wrap(text, width, break_on_hyphens=False)

@@ -15,6 +15,7 @@ from . import plugins
 from .errors import OptionError, PluginIncomplete, SettingsError
 from .flags import Environment, Flags, Given, log, nearest, variable_of
 from .options import (
+    ADDRESSES,
     SWITCH,
     TEXT,
     Address,
@@ -46,7 +47,6 @@ def _name(text: str) -> str:
 
 
 _NAME = Reader(_name, "the name of a plugin")
-_ADDRESSES = Reader(str, "an address, or several with commas")
 
 
 class CoreOption(NamedTuple):
@@ -246,7 +246,7 @@ class Settings:
             return None
         if not signature.addresses:
             raise OptionError(f"{given.source}: {kind} {cls.name} has no address")
-        return _addresses(given.source, given.read(_ADDRESSES), cls)
+        return _addresses(given.source, given.read(ADDRESSES), cls)
 
     # -- what was given ----------------------------------------------------------------------
 

@@ -82,7 +82,7 @@ class ConsulRegistry(Registry):
             log.warning("registry consul at %s: TLS does not verify the agent", self.address)
         self._agents.open(0.9 * min(self.operation_timeout, self.connect_timeout))
         answer = await self._agents.ask("GET", "/v1/status/leader", {})
-        if not isinstance(answer.json(), str | tuple):
+        if not answer.body.startswith(b'"'):
             raise failure(BackendUnavailable, answer.agent, "is not Consul's HTTP API")
 
     async def _close(self) -> None:
@@ -93,8 +93,10 @@ class ConsulRegistry(Registry):
     # -- writing -----------------------------------------------------------------------------
 
     async def _register(self, info: ServiceInfo, ttl: float) -> None:
-        entries = [to_entry(info, node, ttl, self._tags) for node in info.nodes]
         path = _health(info.name)
+        for node in info.nodes:
+            _quoted(node.id)  # a bad one is refused before any is written
+        entries = [to_entry(info, node, ttl, self._tags) for node in info.nodes]
         fresh = [entry for entry in entries if not await self._refresh(entry)]
         for entry in fresh:
             await self._write(entry)

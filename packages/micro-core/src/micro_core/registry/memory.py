@@ -58,11 +58,11 @@ class RegistryHub:
         before: list[ServiceInfo] | None = None
         try:
             while True:
+                wake.clear()
                 now = self.live(name, loop.time())
                 if now != before:
                     before = now
                     yield list(now)
-                wake.clear()
                 await self._change(name, wake)
         finally:
             watchers.discard(wake)

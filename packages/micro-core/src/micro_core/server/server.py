@@ -132,6 +132,12 @@ class Server:
             error.happened = "no"
             raise
 
+    def _encode(self, plan: EndpointPlan, request: RpcRequest, result: Any) -> bytes:
+        try:
+            return self.codecs.encode(request.content_type, result)
+        except MicroError as error:  # not the caller's fault
+            raise _internal(plan, error) from error
+
     async def _run_stream(self, plan: EndpointPlan, request: RpcRequest, stream: RpcStream) -> None:
         messages = self._messages(plan, request, stream)
         value = messages if plan.streams_in else await anext(messages, None)
