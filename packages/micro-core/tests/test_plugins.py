@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
 from micro_core import plugins
 from micro_core.errors import (
     PluginConflict,
@@ -23,8 +26,6 @@ from micro_core.errors import (
 )
 from micro_core.registry.base import Registry
 from micro_core.selector.base import Selector
-from packaging.specifiers import SpecifierSet
-from packaging.version import Version
 
 Install = Callable[..., str]
 _numbers = itertools.count()
@@ -231,7 +232,7 @@ def test_one_of_ours_that_is_not_installed_comes_with_its_pip_line(
 
 
 def test_the_wrong_distribution_and_the_wrong_kind_are_named() -> None:
-    with pytest.raises(PluginNotFound, match="of 'acme'(?s:.*)Without the distribution.*random"):
+    with pytest.raises(PluginNotFound, match=r"of 'acme'(?s:.*)Without the distribution.*random"):
         plugins.load("selector", "acme:random")
     with pytest.raises(PluginNotFound, match="roundrobin is a selector, not a registry"):
         plugins.load("registry", "roundrobin")

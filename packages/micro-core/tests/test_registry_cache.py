@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Self
 from unittest.mock import patch
 
 import pytest
@@ -97,7 +98,7 @@ class Cache(RegistryCache):
     def _note_withdrawn(self, node: Node) -> None:
         self.withdrawn.append(node.address)
 
-    async def __aenter__(self) -> Cache:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -135,14 +135,18 @@ class FakeAgent:
             return
         default: Any = "127.0.0.1:8300" if path.startswith("/v1/status") else []
         status, data, index = result if result is not None else (200, default, 1)
-        text = data.encode() if isinstance(data, str) and status != 200 else json.dumps(data).encode()
+        text = (
+            data.encode() if isinstance(data, str) and status != 200 else json.dumps(data).encode()
+        )
         writer.write(
             f"HTTP/1.1 {status} X\r\nContent-Length: {len(text)}\r\n"
-            f"X-Consul-Index: {index}\r\n\r\n".encode() + text
+            f"X-Consul-Index: {index}\r\n\r\n".encode()
+            + text
         )
         await writer.drain()
 
 
 @pytest.fixture
-def fake_agent() -> type[FakeAgent]:
+def fake_agent(monkeypatch: pytest.MonkeyPatch) -> type[FakeAgent]:
+    monkeypatch.setattr("micro_registry_consul.registry.SETTLE", 0.01)  # it has no catalogue
     return FakeAgent

@@ -254,7 +254,12 @@ VALUES = st.recursive(
 ENDPOINTS = st.builds(Endpoint, TEXT, st.none() | VALUES, st.none() | VALUES, PAIRS)
 
 
-@given(st.builds(ServiceInfo, st.just("s"), TEXT.filter(bool), st.just(()), st.lists(ENDPOINTS), PAIRS), PAIRS)
+@given(
+    st.builds(
+        ServiceInfo, st.just("s"), TEXT.filter(bool), st.just(()), st.lists(ENDPOINTS), PAIRS
+    ),
+    PAIRS,
+)
 def test_whatever_is_written_is_read(info: ServiceInfo, metadata: dict[str, str]) -> None:
     assert from_tags(to_tags(info, Node("n", "a", metadata))) == (
         info.version,
@@ -266,8 +271,12 @@ def test_whatever_is_written_is_read(info: ServiceInfo, metadata: dict[str, str]
 
 JSON: Any = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["name", "type", "values", "request", "response", "metadata", "x"]), inner
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["name", "type", "values", "request", "response", "metadata", "x"]),
+            inner,
+        )
     ),
     max_leaves=12,
 )

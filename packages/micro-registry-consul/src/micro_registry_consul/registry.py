@@ -135,11 +135,11 @@ class ConsulRegistry(Registry):
         path = f"/v1/agent/service/deregister/{_quoted(node.id)}"
         self._written.pop(node.id, None)
         *former, home = self._homes.get(node.id, [""])
+        await self._agents.ask("PUT", path, self._here, agent=home, tolerate=(404,))
+        self._homes.pop(node.id, None)
         for agent in former:
             with contextlib.suppress(BackendError):
                 await self._agents.ask("PUT", path, self._here, agent=agent)
-        await self._agents.ask("PUT", path, self._here, agent=home, tolerate=(404,))
-        self._homes.pop(node.id, None)
 
     async def _settle(self, path: str, done: Callable[[list[Any]], bool]) -> None:
         """Wait until readers see what the agent was told; it tells the servers a moment later."""
@@ -177,7 +177,7 @@ class ConsulRegistry(Registry):
                 started = time()
                 answer = await self._next(_health(name), index)
                 if answer.index < index:
-                    log.warning("%s: index of %s went back, reading anew", answer.agent, name)
+                    log.warning("%s: index of %s went back from %d to %d, reading anew", answer.agent, name, index, answer.index)
                     return
                 yield from_entries(name, answer.json())
                 index = max(1, answer.index)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
 from ..advertise import advertised, listen_address
-from ..errors import BackendError, BackendUnavailable, BackendUnknown, MessageTooLarge
+from ..errors import (
+    BackendUnavailable,
+    BackendUnknown,
+    InvalidName,
+    MessageTooLarge,
+    MicroError,
+)
 from ..message import Message
 from ..options import Address
 from ..registry.base import Registry
@@ -26,7 +33,10 @@ BROADCAST = "ff.http.broadcast"
 _TTL = 60.0
 _CONNECT = 1.0  # seconds, so that another node of a queue can be tried within the same publish
 
-Groups = dict[str, dict[str, list[Node]]]
+_TURNS = 10_000
+
+Routes = dict[str, dict[str, list[Node]]]
+"""By topic and queue, as the registry's version has it."""
 
 
 class HttpBroker(Broker):
@@ -61,10 +71,6 @@ class HttpBroker(Broker):
         self._given = registry
         self._advertise = advertise
         self._max_body = max_body
-        self._turns = 0
-        self._gate = asyncio.Lock()
-
-    # -- connection --------------------------------------------------------------------------
 
     async def _connect(self) -> None:
         self._registry = self._given or _local()
@@ -72,7 +78,131 @@ class HttpBroker(Broker):
         self._transport = HttpTransport(max_body=wire, connect_timeout=_CONNECT)
         self._cache = RegistryCache(self._registry)
         self._sender = Sender(self._transport, self.publish_timeout * 0.8, self._note_drops)
-        self._receiver: Receiver | None = None
-        self._bound = ""
+        self._receiver = Receiver(self._transport._http)
+        self._listening = asyncio.Lock()
+        self._listens_at = ""
+        self._own: dict[str, ServiceInfo] = {}
+        self._turns: Counter[tuple[str, str]] = Counter()
+        self._routes: Routes = {}
+        self._routed: Sequence[ServiceInfo] | None = None
         await self._registry.acquire(self)
         await self._transport.acquire(self)
+
+    async def _close(self) -> None:
+        await self._receiver.close()
+        await self._sender.close()
+        await self._cache.close()
+        await self._transport.release(self)
+        await self._registry.release(self)
+
+    # -- publish -----------------------------------------------------------------------------
+
+    async def _send(
+        self, topic: str, message: Message, key: bytes | None, options: PublishOptions | None
+    ) -> None:
+        body = encode(Message({**message.header, "Micro-Topic": topic}, message.body))
+        if len(message.body) > self._max_body or len(body) > self._transport._http.max_body:
+            raise MessageTooLarge(
+                f"{topic}: {len(message.body)} bytes of body, {len(body)} with the header: the "
+                f"limit max_body is {self._max_body}"
+            )
+        queues = self._route(await self._services(), topic)
+        posts = [self._post(topic, queue, nodes, body) for queue, nodes in queues.items()]
+        results = [await posts[0]] if len(posts) == 1 else await asyncio.gather(*posts)
+        if errors := [result for result in results if result is not None]:
+            surely = len(errors) == len(results) and all(e.happened == "no" for e in errors)
+            kind = BackendUnavailable if surely else BackendUnknown
+            raise kind(
+                f"{len(errors)} of {len(results)} queues of {topic} did not take the message: "
+                f"{errors[0]}",
+                plugin=self.name,
+                address=self.address,
+            ) from errors[0]
+
+    async def _services(self) -> Sequence[ServiceInfo]:
+        if self._registry.reach != "network":  # as quick to ask as to remember, and never late
+            return await self._registry.get_service(SERVICE)
+        view = self._cache.get(SERVICE) or await self._cache.load(SERVICE)
+        return view.services
+
+    def _route(self, services: Sequence[ServiceInfo], topic: str) -> Mapping[str, list[Node]]:
+        if services is not self._routed:
+            self._routed = services
+            self._routes = _by_topic([*services, *self._own.values()])
+        return self._routes.get(topic, {})
+
+    async def _post(
+        self, topic: str, queue: str, nodes: list[Node], body: bytes
+    ) -> MicroError | None:
+        if queue == BROADCAST:
+            return await self._sender.to_all(nodes, body)
+        if len(self._turns) > _TURNS:
+            self._turns.clear()
+        self._turns[topic, queue] += 1
+        return await self._sender.to_one(nodes, self._turns[topic, queue], body)
+
+    def _note_drops(self, number: int) -> None:
+        self._health = replace(self._health, drops=self._health.drops + number)
+
+    # -- subscribe ---------------------------------------------------------------------------
+
+    async def _receive(self, request: SubscribeRequest) -> Deliveries:
+        if request.queue == BROADCAST:
+            raise InvalidName(f"queue {BROADCAST} means no queue on the wire: take another name")
+        metadata = {"broker": "http", "secure": "false", "topic": request.topic}
+        node = Node(f"{request.topic}-{uuid.uuid4()}", await self._listen(), metadata)
+        info = ServiceInfo(SERVICE, request.queue or BROADCAST, [node])
+        keeper = self._registry.keep(info, ttl=_TTL)
+        inboxes = self._receiver.inboxes
+
+        async def leave() -> None:
+            self._own.pop(node.id, None)
+            self._routed = None
+            try:
+                await keeper.close()
+            finally:
+                inboxes.pop(node.id, None)
+
+        inbox = inboxes[node.id] = Inbox(request.topic, request.prefetch, leave)
+        try:
+            await keeper.__aenter__()
+        except BaseException:
+            del inboxes[node.id]
+            raise
+        self._own[node.id] = info  # whatever the cache says yet
+        self._routed = None
+        return inbox
+
+    async def _listen(self) -> str:
+        """Listen once, and return what publishers are told."""
+        async with self._listening:
+            if not self._listens_at:
+                first = self.addresses[0] if self.addresses else None
+                address = listen_address(first, self._registry)
+                try:
+                    bound = await self._receiver.listen(address)
+                except (OSError, ValueError) as error:
+                    raise BackendUnavailable(
+                        f"broker http cannot listen on {address!r}: {error}",
+                        plugin=self.name,
+                        address=address,
+                    ) from error
+                self._listens_at = await asyncio.to_thread(
+                    advertised, bound, self._advertise, self._registry
+                )
+            return self._listens_at
+
+
+def _local() -> Registry:
+    from ..registry.local import LocalRegistry
+
+    return LocalRegistry()
+
+
+def _by_topic(services: Iterable[ServiceInfo]) -> Routes:
+    routes: Routes = {}
+    for info in by_version(services):
+        for node in info.nodes:
+            if node.metadata.get("broker") == "http" and (topic := node.metadata.get("topic")):
+                routes.setdefault(topic, {}).setdefault(info.version, []).append(node)
+    return routes
