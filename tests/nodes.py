@@ -116,7 +116,7 @@ class Load:
         self._tasks = [asyncio.create_task(self._call(n)) for n in range(self._callers)]
         return self
 
-    async def __aexit__(self, *_: Any) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._stopping = True
         await asyncio.gather(*self._tasks)
 

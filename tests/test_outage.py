@@ -9,10 +9,11 @@ import urllib.request
 from collections.abc import Awaitable, Callable
 
 import pytest
+from nodes import Load, Nodes
+
 from micro_conformance import Backend, ComposeBackend
 from micro_core import Client
 from micro_registry_consul import ConsulRegistry
-from nodes import Load, Nodes
 
 TTL = 6.0
 LIMIT = TTL / 3 + 2.0

@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from nodes import Load, Nodes
+
 from micro_core import Client, Registry
 from micro_core.registry.local import LocalRegistry
 from micro_registry_consul import ConsulRegistry
-from nodes import Load, Nodes
 
 TTL = 3.0
 

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from micro_core import CodecError, UnsupportedMediaType
 from micro_core.codec.bytes import BytesCodec
 from micro_core.codec.json import JsonCodec

@@ -7,8 +7,8 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from micro_core import Draining, EndpointNotFound, MicroError, NotFound, Unavailable
-from micro_core import mucp
+
+from micro_core import Draining, EndpointNotFound, MicroError, NotFound, Unavailable, mucp
 from micro_core.client.base import RpcRequest
 from micro_core.errors import error_for
 from micro_core.message import Message

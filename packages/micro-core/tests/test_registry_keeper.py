@@ -114,7 +114,7 @@ async def test_an_outage_longer_than_the_ttl_is_survived(caplog: pytest.LogCaptu
     async with Faulty() as registry, registry.keep(info("a"), ttl=TTL) as keeper:
         registry.down = True
         await until(lambda: not keeper.registered)
-        assert isinstance(keeper.last_error, BackendUnavailable)
+        assert "no server" in str(keeper.last_error)
         assert registry.found() == []
         failed = registry.attempts
         assert failed > 3

@@ -11,9 +11,11 @@ import string
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -24,6 +26,7 @@ from micro_core.errors import BackendRefused, BackendUnavailable, MicroError
 from micro_core.registry import local as module
 from micro_core.registry.local import HEADER, LIMIT, LocalRegistry
 from micro_core.registry.records import Endpoint, Node, ServiceInfo
+from micro_core.registry.wire import to_json
 
 Body = Callable[..., Awaitable[None]]
 
@@ -99,16 +102,16 @@ def a_dead_process() -> int:
 
 def forge(directory: Path, name: str, **how: object) -> Path:
     """A file as ``LocalRegistry`` writes it, of another process or another time."""
-    stamp = {
+    stamp: dict[str, Any] = {
         "boot": module._boot(),
-        "time": module.time.monotonic(),
+        "time": time.monotonic(),
         "pid": os.getpid(),
         "start": module._started(os.getpid()),
         "ttl": 30.0,
         **how,
     }
-    header = module._header(module._Stamp(**stamp))  # type: ignore[arg-type]
-    body = b'"service":' + module.to_json(info(name)).encode() + b"}\n"
+    header = module._header(module._Stamp(**stamp))
+    body = b'"service":' + to_json(info(name)).encode() + b"}\n"
     path = directory / module._file_name("greeter", name)
     path.write_bytes(header + body)
     return path
@@ -195,13 +198,13 @@ async def test_a_stamp_that_is_not_of_a_living_owner_is_no_node(
 
 @in_loop
 async def test_a_watcher_sees_nodes_come_change_and_expire(tmp_path: Path) -> None:
-    async with LocalRegistry(str(tmp_path)) as one, LocalRegistry(str(tmp_path)) as two:
-        async with two.watch("greeter") as watcher:
-            for port, action in ((1, "create"), (2, "update")):
-                await one.register(info("a", port=port), ttl=1.0)
-                event = await anext(watcher)
-                assert (event.action, event.service) == (action, info("a", port=port))
-            assert (await anext(watcher)).action == "delete"
+    one, two = LocalRegistry(str(tmp_path)), LocalRegistry(str(tmp_path))
+    async with one, two, two.watch("greeter") as watcher:
+        for port, action in ((1, "create"), (2, "update")):
+            await one.register(info("a", port=port), ttl=1.0)
+            event = await anext(watcher)
+            assert (event.action, event.service) == (action, info("a", port=port))
+        assert (await anext(watcher)).action == "delete"
 
 
 # -- files -----------------------------------------------------------------------------------
@@ -231,9 +234,11 @@ async def test_an_idle_look_reads_neither_the_directory_nor_a_file(tmp_path: Pat
         await registry.register(info("a", "b"))
         os.utime(tmp_path, (0, 0))  # not changed for long
         assert await found(registry) == ["a", "b"]
-        with patch.object(Path, "iterdir", side_effect=AssertionError("listed")):
-            with patch.object(LocalRegistry, "_read", side_effect=AssertionError("read")):
-                assert await found(registry) == ["a", "b"]
+        with (
+            patch.object(Path, "iterdir", side_effect=AssertionError("listed")),
+            patch.object(LocalRegistry, "_read", side_effect=AssertionError("read")),
+        ):
+            assert await found(registry) == ["a", "b"]
 
 
 @in_loop
@@ -343,9 +348,12 @@ async def test_what_killed_writers_left_is_cleaned_up(tmp_path: Path) -> None:
 async def test_a_full_disk_is_an_error_and_leaves_the_record_that_was(tmp_path: Path) -> None:
     async with LocalRegistry(str(tmp_path)) as registry:
         await registry.register(info("a"))
-        with patch.object(Path, "replace", side_effect=OSError(28, "No space left on device")):
-            with pytest.raises(BackendUnavailable, match="No space left"):
-                await registry.register(info("a", port=2))
+        full = OSError(28, "No space left on device")
+        with (
+            patch.object(Path, "replace", side_effect=full),
+            pytest.raises(BackendUnavailable, match="No space left"),
+        ):
+            await registry.register(info("a", port=2))
         assert files(tmp_path) == ["greeter@a.json"]
         assert await registry.get_service("greeter") == [info("a")]
 
@@ -501,9 +509,7 @@ async def test_the_default_directory_is_private_to_the_user(
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    registry = LocalRegistry()
-    assert registry.addresses == ()  # a constructor only records
-    async with registry:
+    async with LocalRegistry() as registry:
         assert registry.addresses == (str(tmp_path / "micro"),)
         assert stat.S_IMODE((tmp_path / "micro").stat().st_mode) == 0o700
     uid = os.getuid()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
 from micro_core import (
     BackendUnavailable,
     BadRequest,
@@ -23,8 +24,8 @@ from micro_core import (
     EndpointNotFound,
     InternalError,
     MicroError,
-    NoNodes,
     Node,
+    NoNodes,
     NotFound,
     Service,
     ServiceInfo,
@@ -34,8 +35,8 @@ from micro_core import (
     UnsupportedMediaType,
     current,
     detached,
+    mucp,
 )
-from micro_core import mucp
 from micro_core.client.base import RpcRequest
 from micro_core.message import Message
 from micro_core.registry.memory import MemoryRegistry

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
 from micro_core import endpoint
 from micro_core.server.endpoint import EndpointPlan, plan_of, plans_of, wire_name
 

@@ -389,7 +389,7 @@ def test_an_option_may_not_take_a_name_of_the_core() -> None:
         ("client", {"request_timeout": float}),
         ("registry", {"tls": TLS, "tls_ca": str}),
     ):
-        with pytest.raises(PluginIncomplete, match="greedy: its option .* another meaning"):
+        with pytest.raises(PluginIncomplete, match=r"greedy: its option .* another meaning"):
             read().choose(kind, taking(kind, **option))
     shared = taking("client", pool_size=int)
     read().choose("client", shared)
@@ -456,7 +456,7 @@ def test_a_file_holds_the_value_of_a_variable(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_used_is_named_and_not_shown(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     with pytest.raises(
-        OptionError, match="MICRO_REGISTRY_TOKEN_FILE: .*secret' cannot be read: No"
+        OptionError, match=r"MICRO_REGISTRY_TOKEN_FILE: .*secret' cannot be read: No"
     ):
         acme(MICRO_REGISTRY_TOKEN_FILE=str(file))
     file.write_bytes(CANARY.encode() + b"\xff")
@@ -592,7 +592,7 @@ def test_an_unknown_flag_is_an_error_with_the_near_miss(argv: Sequence[str], sai
 @pytest.mark.parametrize("argv", [["start"], ["--grace=1", "start"], ["--grace", "1", "start"],
                                   ["-registry", "acme"], ["--grace=1", "--", "start"]])  # fmt: skip
 def test_what_is_no_flag_is_an_error(argv: Sequence[str]) -> None:
-    with pytest.raises(OptionError, match="unexpected argument: '(start|-registry|--)'"):
+    with pytest.raises(OptionError, match=r"unexpected argument: '(start|-registry|--)'"):
         chosen(*argv).check()
 
 

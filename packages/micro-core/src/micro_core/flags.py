@@ -132,9 +132,11 @@ def _content(variable: str, file: str) -> str:
     try:
         return Path(file).read_text("utf-8").strip()
     except OSError as error:
-        raise OptionError(f"{variable}: {shown(file)} cannot be read: {error.strerror}") from error
+        raise OptionError(
+            f"{variable}: {shown(file, 200)} cannot be read: {error.strerror}"
+        ) from error
     except ValueError:  # its text would quote the content
-        raise OptionError(f"{variable}: {shown(file)} is not text in UTF-8") from None
+        raise OptionError(f"{variable}: {shown(file, 200)} is not text in UTF-8") from None
 
 
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:

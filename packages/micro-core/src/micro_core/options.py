@@ -23,7 +23,6 @@ _UNITS = {"h": (3600, 1), "m": (60, 1), "s": (1, 1), "ms": (1, 1_000), "us": (1,
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _PART = rf"({_NUMBER})(ms|us|h|m|s)"
 _DURATION = rf"(?:{_NUMBER}(?:ms|us|h|m|s))+|{_NUMBER}"
-_SHOWN = 60
 _TLS_HELP = {
     "ca": "authorities to trust, instead of the system's",
     "cert": "certificate to show",
@@ -316,10 +315,9 @@ def _decimal(value: float) -> str:
     return f"{Decimal(repr(value)):f}"
 
 
-def shown(text: object) -> str:
+def shown(text: str, limit: int = 60) -> str:
     """A text in quotes, short enough for an error and without control characters."""
-    quoted = repr(str(text)[: _SHOWN + 1])
-    return quoted if len(str(text)) <= _SHOWN else f"{quoted[:-2]}…{quoted[-1]}"
+    return repr(text if len(text) <= limit else f"{text[:limit]}…")
 
 
 TEXT = Reader(str, "text")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from .errors import BackendError, OptionError, SettingsError
 from .logs import configure, log, started_line
@@ -50,6 +51,7 @@ def _run(services: Sequence[Service], argv: Sequence[str]) -> int:
         configure(settings)
         if len(services) > 1:
             _refuse_identity(settings)
+        _check(services, settings)
         with asyncio.Runner(loop_factory=_loop_factory(settings)) as runner:
             return runner.run(_main(services, settings))
     except (SettingsError, BackendError) as error:
@@ -62,11 +64,21 @@ def _refuse_identity(settings: Settings) -> None:
             raise OptionError(f"{source} is for one service, and this process runs several")
 
 
+def _check(services: Sequence[Service], settings: Settings) -> None:
+    """Refuse what no chosen plugin takes, before anything is opened."""
+    from .compose import compose
+
+    for service in services:
+        compose(settings, service.code).make_server()
+    settings.check()
+
+
 def _help(services: Sequence[Service], settings: Settings) -> str:
     from .compose import DEFAULTS
 
     code = services[0].code
-    return settings.help({kind: code.get(kind) or DEFAULTS.get(kind) for kind in code})
+    chosen = {kind: code[kind] or name for kind, name in DEFAULTS.items()}
+    return settings.help(chosen, prog=os.path.basename(sys.argv[0]))  # noqa: PTH119
 
 
 def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -85,31 +97,53 @@ def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]
 async def _main(services: Sequence[Service], settings: Settings) -> int:
     stop = _Signals()
     started: list[Service] = []
+    starting = asyncio.create_task(_start(services, settings, started))
+    stopping = asyncio.create_task(stop.first.wait())
     try:
-        for service in services:
-            await service.start(settings, alone=len(services) == 1)
-            started.append(service)
-            log.info(started_line(service))
-        await stop.first.wait()
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        starting.cancel()
+        await asyncio.wait({starting})
+        if not starting.cancelled():
+            starting.result()
+        await stopping
     finally:
-        code = await _stop(started, stop)
-    return code
+        starting.cancel()
+        stopping.cancel()
+        await _stop(started, stop)
+        stop.forget()
+    if stop.second.is_set():
+        _exit_now(128 + stop.number)
+    return 0
 
 
-async def _stop(services: Sequence[Service], stop: _Signals) -> int:
+async def _start(services: Sequence[Service], settings: Settings, started: list[Service]) -> None:
+    for service in services:
+        await service.start(settings, alone=len(services) == 1)
+        started.append(service)
+        log.info(started_line(service))
+
+
+async def _stop(services: Sequence[Service], stop: _Signals) -> None:
     """Stop all side by side; a second signal cuts it short."""
+    names = [service.running.info.name for service in services]
     stopping = [asyncio.create_task(service.stop()) for service in services]
     hurry = asyncio.create_task(_hurry(stop, stopping))
     results = await asyncio.gather(*stopping, return_exceptions=True)
     hurry.cancel()
     if stop.second.is_set():
-        return 128 + stop.number
+        return
     for error in results:
         if error is not None:
             raise error
-    for service in services:
-        log.info("%s stopped", service.name)
-    return 0
+    for name in names:
+        log.info("%s stopped", name)
+
+
+def _exit_now(code: int) -> NoReturn:
+    """Without waiting for the threads of handlers, as an ordinary exit would."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)
 
 
 async def _hurry(stop: _Signals, stopping: Sequence[asyncio.Task[None]]) -> None:
@@ -128,6 +162,11 @@ class _Signals:
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.add_signal_handler(number, self._arrived, number)
+
+    def forget(self) -> None:
+        """From now on a signal ends the process."""
+        for number in SIGNALS:
+            asyncio.get_running_loop().remove_signal_handler(number)
 
     def _arrived(self, number: int) -> None:
         self.number = number

@@ -281,10 +281,11 @@ class Settings:
     def _unknown(self, name: str, source: str) -> Iterator[str]:
         yield f"unknown flag {shown(source)}"
         kind = name.partition("_")[0]
-        if kind in plugins.KINDS and kind not in self._chosen:
-            yield f"This program uses no {kind}."
-        elif near := nearest(name, self._known):
+        near = "" if name in self._known else nearest(name, filter(self._used, self._known))
+        if near:
             yield f"Did you mean --{near}?"
+        elif kind in plugins.KINDS and kind not in self._chosen:
+            yield f"This program uses no {kind}."
         if kind in self._chosen:
             own = [f"--{flag}" for flag in self._known if flag.startswith(f"{kind}_")]
             yield f"Flags of {kind} {self._chosen[kind]}: {', '.join(own) or 'none'}"

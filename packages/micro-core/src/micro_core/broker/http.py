@@ -180,7 +180,7 @@ class HttpBroker(Broker):
                 first = self.addresses[0] if self.addresses else None
                 address = listen_address(first, self._registry)
                 try:
-                    bound = await self._receiver.listen(address)
+                    bound = self._receiver.address or await self._receiver.listen(address)
                 except (OSError, ValueError) as error:
                     raise BackendUnavailable(
                         f"broker http cannot listen on {address!r}: {error}",

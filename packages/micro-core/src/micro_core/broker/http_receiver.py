@@ -68,15 +68,18 @@ class Receiver:
 
     def __init__(self, options: HttpOptions) -> None:
         self.inboxes: dict[str, Inbox] = {}
+        self.address = ""
         self._listener = _Listener(self._serve, options, None)
 
     async def listen(self, address: str) -> str:
         """Returns the address bound; raises OSError or ValueError."""
         await self._listener.start(address)
-        return self._listener.address
+        self.address = self._listener.address
+        return self.address
 
     async def close(self) -> None:
-        await self._listener.close()
+        if self.address:
+            await self._listener.close()
 
     async def _serve(self, socket: Socket) -> None:
         """200 means taken; anything else that the message was not, and ends the connection."""

@@ -115,5 +115,5 @@ class MemoryRegistry(Registry):
     async def _list_services(self) -> Sequence[str]:
         return self._hub.names(asyncio.get_running_loop().time())
 
-    def _changes(self, name: str) -> AsyncIterator[Change]:
+    def _changes(self, name: str) -> AsyncIterator[Change] | None:
         return self._hub.changes(name)
