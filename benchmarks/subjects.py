@@ -99,8 +99,7 @@ async def connect_micro(
     registry = MemoryRegistry(f"bench-{transport}")
     client = Client(registry=registry, broker="memory", transport=transport)
     node = Node("greeter-1", address, {"protocol": "mucp", "transport": transport})
-    async with registry, client:
-        await registry.register(ServiceInfo("greeter", "latest", [node]))
+    async with registry, registry.keep(ServiceInfo("greeter", "latest", [node])), client:
         yield [call] * in_flight
 
 

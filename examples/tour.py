@@ -1,6 +1,6 @@
 """Everything a user can write so far, once. It runs, and the type checkers read it.
 
-    python tour.py
+python tour.py
 """
 
 from __future__ import annotations

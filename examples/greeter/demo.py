@@ -72,10 +72,11 @@ class Process:
 
 def environment(flags: Sequence[str], runtime: str) -> dict[str, str]:
     """The same choices as variables, for the caller, which is no service and reads no flags."""
-    variables = {}
-    for flag in flags:
-        name, _, value = flag.lstrip("-").partition("=")
-        variables[f"MICRO_{name.replace('-', '_').upper()}"] = value
+    name, variables = "", dict[str, str]()
+    for word in flags:
+        flag, _, value = word.partition("=") if word.startswith("--") else (name, "", word)
+        name = flag.removeprefix("--").replace("-", "_").upper()
+        variables[f"MICRO_{name}"] = value
     return {**os.environ, "XDG_RUNTIME_DIR": runtime, "PYTHONUNBUFFERED": "1", **variables}
 
 

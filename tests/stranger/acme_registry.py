@@ -56,4 +56,4 @@ class AcmeRegistry(Registry):
         try:
             return await asyncio.to_thread(run)
         except sqlite3.Error as error:
-            raise BackendUnavailable(f"{self.name}: {error}", plugin=self.name) from error
+            raise self._failure(BackendUnavailable, str(error), error) from error

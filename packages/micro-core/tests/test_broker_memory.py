@@ -188,6 +188,24 @@ async def test_no_handler_runs_inside_the_publisher() -> None:
 
 
 @in_loop
+async def test_a_publisher_that_never_waits_leaves_others_a_turn() -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with MemoryBroker() as broker:
+        running = asyncio.create_task(other())
+        await publish(broker, *range(100))
+        running.cancel()
+        await asyncio.wait([running])
+    assert turns > 50
+
+
+@in_loop
 async def test_a_handler_may_publish_to_its_own_topic() -> None:
     seen = Seen()
 

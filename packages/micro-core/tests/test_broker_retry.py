@@ -87,12 +87,12 @@ async def test_retried_in_place_and_in_order_until_it_works() -> None:
 @pytest.mark.parametrize("auto_ack", [True, False])
 @in_loop
 async def test_poison_is_tried_five_times_and_becomes_a_dead_letter(auto_ack: bool) -> None:
-    handler = Handler(NotFound("no such\r\n order ☃"))
+    handler = Handler(NotFound("no such\r\norder ☃"))
     retried_handler = handler if auto_ack else acking(handler)
     async with MemoryBroker() as broker:
         dead = await letters(broker)
         retried = retrying(retried_handler, broker, backoff=QUICK)
-        await broker.subscribe("t", retried, queue="q", auto_ack=auto_ack)
+        subscription = await broker.subscribe("t", retried, queue="q", auto_ack=auto_ack)
         await broker.publish("t", Message({"Id": "7", "Content-Type": "text/x"}, b"bad"), key=b"k")
         for number in range(20):
             await broker.publish("t", Message(body=b"%d" % number))
@@ -110,6 +110,7 @@ async def test_poison_is_tried_five_times_and_becomes_a_dead_letter(auto_ack: bo
             b"bad",
         )
         assert dead[0].key == b"k"
+        await subscription.unsubscribe()
         assert not broker._exchange.queues["t"]["q"]
 
 

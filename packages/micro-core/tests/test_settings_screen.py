@@ -20,8 +20,11 @@ CANARY = "hunter2canary"
 
 PROGRAM = """
 import asyncio, os, sys
+from micro_core import plugins
 from micro_core.errors import BackendError, SettingsError
 from micro_core.settings import Settings, exit_with
+
+plugins.ELSEWHERE["registry", "faraway"] = ("micro-registry-faraway", "one far away")
 
 async def main(settings):
     registry = settings.choose("registry", None, "memory")
@@ -120,7 +123,7 @@ ENV = {"MICRO_REGISTRY": "reach", "MICRO_REGISTRY_WAIT": "x"}
 FAILURES = {
     "unknown": (["--registry=zzz"], {}, "no registry 'zzz'", "local (micro-core"),
     "near": (["--registry=reech"], {}, "no registry 'reech'", "Did you mean reach?"),
-    "known": (["--registry=mdns"], {}, "no registry 'mdns'", "install --find-links dist micro-re"),
+    "known": (["--registry=faraway"], {}, "no registry", "pip install --find-links dist micro-reg"),
     "conflict": (["--registry=twice"], {}, "2 distributions", "--registry acme-two:twice"),
     "import": (["--registry=broken"], {}, "cannot be imported", "--force-reinstall acme-broken"),
     "core": (["--registry=new"], {}, "needs micro-core>=99", "--upgrade micro-core acme-new"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -79,16 +80,20 @@ def consul(consul_address: str) -> Callable[..., Any]:
 class FakeAgent:
     """An HTTP server that notes requests and answers what ``answer`` says, by default 200."""
 
-    def __init__(self) -> None:
+    def __init__(self, ssl: ssl.SSLContext | None = None, port: int = 0) -> None:
+        self._ssl = ssl
+        self._port = port
         self.requests: list[tuple[str, str, Any]] = []
         self.headers: list[Mapping[str, str]] = []
         self.answer: Callable[[str, str], Any] = lambda method, path: None
-        self.open = 0
 
     async def __aenter__(self) -> Self:
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", self._port, ssl=self._ssl
+        )
+        self._port = self._server.sockets[0].getsockname()[1]
+        self.address = f"127.0.0.1:{self._port}"
         return self
 
     async def __aexit__(
@@ -102,6 +107,10 @@ class FakeAgent:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def restarted(self, ssl: ssl.SSLContext | None) -> FakeAgent:
+        """One at the same address, to enter after this one was left."""
+        return FakeAgent(ssl, self._port)
+
     def paths(self, method: str) -> list[str]:
         return [path.split("?")[0] for each, path, _ in self.requests if each == method]
 
@@ -109,7 +118,6 @@ class FakeAgent:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        self.open += 1
         try:
             while head := (await reader.readuntil(b"\r\n\r\n")).decode():
                 first, *lines = head.strip().split("\r\n")
@@ -122,7 +130,6 @@ class FakeAgent:
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
-            self.open -= 1
             writer.close()
 
     async def _reply(self, writer: asyncio.StreamWriter, method: str, path: str) -> None:

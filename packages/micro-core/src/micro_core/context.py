@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .message import canonical
 
@@ -14,6 +14,7 @@ TRACE_KEYS = frozenset({"Micro-Trace-Id", "Micro-Span-Id", "Traceparent", "Trace
 _OWN = frozenset(
     {"Accept", "Connection", "Content-Type", "Timeout", "User-Agent", "Accept-Encoding"}
 )
+_USUAL = _OWN | {"Micro-Id", "Micro-Service", "Micro-Method", "Micro-Endpoint"}
 
 
 class Metadata(Mapping[str, str]):
@@ -37,8 +38,7 @@ class Metadata(Mapping[str, str]):
         return f"Metadata({sorted(self._header)})"  # values may be credentials
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """The request being handled. ``deadline`` is a time of the event loop's clock."""
 
     service: str
@@ -87,6 +87,8 @@ def enter(call: Call) -> None:
 
 def user_metadata(header: Mapping[str, str]) -> dict[str, str]:
     """What of a message's header is metadata and not the protocol's."""
+    if header.keys() <= _USUAL:  # most have none, and this is seen at once
+        return {}
     return {
         name: value
         for name, value in header.items()

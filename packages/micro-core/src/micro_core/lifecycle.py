@@ -14,6 +14,7 @@ from .broker.retry import retrying
 from .broker.subscription import Subscription
 from .broker.typed import SubscriberPlan
 from .component import Component
+from .errors import BackendError
 from .registry.keeper import Keeper
 from .registry.records import Node, ServiceInfo
 from .server.base import RpcServer
@@ -59,6 +60,8 @@ class Running:
         self.parts: Parts = compose(self.settings, service.code)
         self.info: ServiceInfo  # what the registry was told, once started
         self.rpc: RpcServer = self.parts.make_server()
+        self._delay = self.settings.core("drain_delay", None, 2.0)
+        self._grace = self.settings.core("grace", None, 10.0)
         self._listening = False
         self._service = service
         self._alone = alone
@@ -69,7 +72,7 @@ class Running:
     # -- start -------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        await self._run_hooks("before_start")
+        await self.run_hooks("before_start")
         parts = self.parts
         await self._hold(parts.registry)
         await self._hold(parts.transport)
@@ -81,7 +84,6 @@ class Running:
             self._subscriptions.append(await self._subscribe(topic))
         self._keeper = parts.registry.keep(self.info, ttl=self._ttl())
         await self._keeper.__aenter__()
-        await self._run_hooks("after_start")
 
     async def _hold(self, component: Component) -> None:
         await component.acquire(self)
@@ -95,7 +97,11 @@ class Running:
         server.name = self._own("server_name", code.name)
         server.draining = False
         listen = listen_address(self._own("server_address", code.address), parts.registry)
-        bound = await self.rpc.start(listen, server.dispatch)
+        try:
+            bound = await self.rpc.start(listen, server.dispatch)
+        except BackendError as error:
+            error.add_note("The address is set by --server_address or MICRO_SERVER_ADDRESS.")
+            raise
         self._listening = True
         advertise = self._own("server_advertise", code.advertise)
         address = await asyncio.to_thread(advertised, bound, advertise, parts.registry)
@@ -136,28 +142,26 @@ class Running:
 
     async def stop(self) -> None:
         """Leave the registry, answer who is still there, finish what runs, close."""
-        delay = self.settings.core("drain_delay", None, 2.0)
-        grace = self.settings.core("grace", None, 10.0)
         try:
-            await self._run_hooks("before_stop", fatal=False)
+            await self.run_hooks("before_stop", fatal=False)
             await self._leave()
             if self._listening:
-                await self.rpc.drain(delay)
-            await self._finish(grace)
+                await self.rpc.drain(self._delay)
+            await self._finish()
         finally:
             await self.abort()
-        await self._run_hooks("after_stop", fatal=False)
+        await self.run_hooks("after_stop", fatal=False)
 
     async def _leave(self) -> None:
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             await keeper.__aexit__(None, None, None)
 
-    async def _finish(self, grace: float) -> None:
+    async def _finish(self) -> None:
         self._service.server.draining = True
-        work: list[Awaitable[None]] = [s.drain(grace) for s in self._subscriptions]
+        work: list[Awaitable[None]] = [s.drain(self._grace) for s in self._subscriptions]
         if self._listening:
-            work.append(self.rpc.stop(grace))
+            work.append(self.rpc.stop(self._grace))
         await asyncio.gather(*work)
 
     async def abort(self) -> None:
@@ -174,7 +178,7 @@ class Running:
         while self._held:
             await _quietly(self._held.pop().release(self))
 
-    async def _run_hooks(self, when: str, *, fatal: bool = True) -> None:
+    async def run_hooks(self, when: str, *, fatal: bool = True) -> None:
         for hook in self._service.hooks.get(when, ()):
             try:
                 result = hook()

@@ -45,18 +45,11 @@ def configure(settings: Settings) -> None:
 
 def started_line(service: Service) -> str:
     """Service, version, node, address, and each plugin with its distribution and version."""
+    from .plugins import origin
+
     running = service.running
     parts, info = running.parts, running.info
     chosen: list[Plugin] = [parts.registry, parts.transport, parts.broker, running.rpc]
-    plugins = ", ".join(f"{p.kind} {p.name} ({_origin(p)})" for p in chosen)
+    plugins = ", ".join(f"{p.kind} {p.name} ({origin(type(p))})" for p in chosen)
     node = info.nodes[0]
     return f"{info.name} {info.version} started as {node.id} at {node.address}: {plugins}"
-
-
-def _origin(plugin: Plugin) -> str:
-    """The distribution and version that a plugin comes from, as far as it was installed."""
-    from .plugins import installed
-
-    value = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
-    found = (f"{one.dist} {one.version}" for one in installed(plugin.kind) if one.value == value)
-    return next(found, type(plugin).__module__)

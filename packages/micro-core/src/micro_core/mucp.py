@@ -20,7 +20,7 @@ from .message import Header, Message
 EOS = "EOS"
 DETAIL_LIMIT = 4096
 _NANOSECONDS = 1_000_000_000
-_ENDPOINT = ("Micro-Endpoint", "Micro-Method", "X-Micro-Endpoint", "X-Micro-Method")
+_ENDPOINT = ("Micro-Method", "X-Micro-Endpoint", "X-Micro-Method")
 _NOT_FOUND_TEXTS = ("rpc: can't find service", "rpc: can't find method")
 
 
@@ -45,17 +45,18 @@ def read_request(message: Message, now: float, peer: str) -> RpcRequest:
     """The request in a message. A missing content type is protobuf, as Go has it."""
     header = message.header
     return RpcRequest(
-        service=header.get("Micro-Service") or header.get("X-Micro-Service", ""),
-        endpoint=_endpoint(header),
-        content_type=header.get("Content-Type") or "application/protobuf",
-        body=message.body,
-        header=user_metadata(header),
-        deadline=_deadline(header.get("Timeout"), now),
-        peer=peer,
+        header.get("Micro-Service") or header.get("X-Micro-Service", ""),
+        header.get("Micro-Endpoint") or _endpoint(header),
+        header.get("Content-Type") or "application/protobuf",
+        message.body,
+        user_metadata(header),
+        _deadline(header.get("Timeout"), now),
+        peer,
     )
 
 
 def _endpoint(header: Mapping[str, str]) -> str:
+    """The endpoint under one of its older names."""
     for name in _ENDPOINT:
         if value := header.get(name):
             return value

@@ -279,7 +279,7 @@ def _path(text: str) -> Any:
 
 
 def _address(text: str) -> str:
-    check_address(text, listening=True)
+    check_address(text)
     return text
 
 

@@ -44,13 +44,13 @@ class Plugin(ABC):
         """Raises ValueError for a text that is no address of this plugin, without repeating it.
 
         By default ``host``, ``host:port`` and ``[v6]:port`` pass, also after ``scheme://`` and
-        before a path; and so do bare names and paths.
+        before a path; so do names, paths and, for those who listen, ``:port``.
         """
         check_address(address)
 
 
-def check_address(address: str, *, listening: bool = False) -> None:
-    """See :meth:`Plugin.check_address`; who listens may leave out the host and take port 0."""
+def check_address(address: str) -> None:
+    """See :meth:`Plugin.check_address`."""
     if not address.strip() or not address.isprintable():
         raise ValueError("it is empty or has control characters")
     _, scheme, rest = address.rpartition("://")
@@ -60,15 +60,9 @@ def check_address(address: str, *, listening: bool = False) -> None:
     if " " in authority:
         raise ValueError("it has blanks")
     bare = ":" not in authority or authority.endswith("]")
-    host, _, port = (authority, "", "") if bare else authority.rpartition(":")
+    host, _, port = (authority, "", "0") if bare else authority.rpartition(":")
     if ":" in host and not (host[0] == "[" and host[-1] == "]"):
         raise ValueError("an IPv6 address needs brackets: [::1]:8500")
-    if not (bare or _is_port(port, listening)):
-        raise ValueError("its port is not a number from 1 to 65535")
-    if not (host or listening):
-        raise ValueError("its host is missing")
-
-
-def _is_port(text: str, listening: bool) -> bool:
-    digits = text.isascii() and text.isdigit() and len(text) <= 5
-    return digits and (0 if listening else 1) <= int(text) <= 65535
+    digits = port.isascii() and port.isdigit() and len(port) <= 5
+    if not digits or int(port) > 65535:
+        raise ValueError("its port is not a number up to 65535")

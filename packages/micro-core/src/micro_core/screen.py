@@ -45,8 +45,9 @@ def exit_with(error: BaseException, *, traceback: bool = False, kind: str = "") 
 def screen(error: BaseException, kind: str = "") -> str:
     """At most 24 lines of 100 columns: the error, its remedies and notes, without credentials."""
     text = redact_url(str(error) or type(error).__name__)
-    lines = ["error: " + text, *getattr(error, "__notes__", ())]
-    if isinstance(error, BackendError):
+    notes: Sequence[str] = getattr(error, "__notes__", ())
+    lines = ["error: " + text, *notes]
+    if isinstance(error, BackendError) and not notes:
         lines += _remedy(error, kind or text.partition(" ")[0])
     wrapped = [row for line in "\n".join(lines).splitlines() for row in _wrap(line)]
     if len(wrapped) > HEIGHT:

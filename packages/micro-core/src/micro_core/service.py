@@ -171,8 +171,9 @@ class Service:
         try:
             await running.start()
             self._started = True
+            await running.run_hooks("after_start")
         except BaseException:
-            self._running = None
+            self._running, self._started = None, False
             await running.abort()
             raise
 

@@ -259,15 +259,15 @@ class Settings:
         return given.read(reader) if given and reader else _UNSET
 
     def check(self) -> None:
-        """Once everything is chosen: OptionError for a flag nobody knows or that cannot be read.
+        """Once everything is chosen: OptionError for a flag nobody knows, or a text that is wrong.
 
         A variable that is nearly one of ours is warned of; there may be others' below MICRO_.
         """
         for name, given in self._flags.given.items():
             if name not in self._known or not self._used(name):
                 raise OptionError("\n".join(self._unknown(name, given.source)))
-            if name in self._core:
-                self.core(name)
+        for name in self._core:
+            self.core(name)
         for text, before in self._flags.stray:
             raise OptionError(self._stray(text, before))
         for variable in self._environ.unknown(self._known):

@@ -35,6 +35,7 @@ class Answer:
     agent: str
     status: int
     index: int
+    hidden: bool  # whether ACLs have taken something out
     body: bytes
 
     def json(self) -> Any:
@@ -169,12 +170,13 @@ class Agents:
                 if len(text) > ANSWER_LIMIT:
                     raise failure(BackendUnavailable, agent, f"answer over {ANSWER_LIMIT} bytes")
             index = int(response.headers.get("X-Consul-Index", 0))
-            return Answer(agent, response.status, index, bytes(text))
+            hidden = response.headers.get("X-Consul-Results-Filtered-By-ACLs") == "true"
+            return Answer(agent, response.status, index, hidden, bytes(text))
 
     def _failed(self, method: str, agent: str, error: Exception, limit: float) -> BackendError:
+        self._context = None  # its files may have been replaced since they were read
         kind, text = _unsure(method), f"{type(error).__name__}: {error}"
         if _is_tls(error):
-            self._context = None  # the files may have been replaced since they were read
             kind, text = BackendRefused, f"TLS: {error}"
         elif isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             kind, text = BackendUnavailable, f"no connection: {error}; {ADDRESS}"

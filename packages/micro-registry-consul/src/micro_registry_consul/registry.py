@@ -11,12 +11,18 @@ from urllib.parse import quote
 
 import aiohttp
 
-from micro_core.errors import BackendError, BackendUnavailable, InvalidName, OptionError
+from micro_core.errors import (
+    BackendError,
+    BackendRefused,
+    BackendUnavailable,
+    InvalidName,
+    OptionError,
+)
 from micro_core.registry.base import Change, Registry, RegistryFeatures
 from micro_core.registry.records import Node, ServiceInfo
 from micro_core.security import TLS, Secret, secret
 
-from .agent import Agents, Answer, base_url, failure
+from .agent import TOKEN, Agents, Answer, base_url, failure
 from .entries import Entry, from_entries, to_entry
 
 WATCHES = 128  # blocking queries at a time; an agent allows 200 connections from one host
@@ -35,7 +41,7 @@ class ConsulRegistry(Registry):
     namespace: of everything read and written; Consul Enterprise only
     tls: how to verify the agent and what to show it; makes https of an address without a scheme
     wait: seconds that a blocking query may last
-    stale: let any server answer; it may say what is old, but does so without a leader
+    stale: let any server answer, without a leader, too; it may miss what it has not read yet
     tags: of your own on every node; none may start with e, t or v
     """
 
@@ -65,8 +71,9 @@ class ConsulRegistry(Registry):
         self._tags = tuple(tags)
         self._wait = wait
         self._here = {"ns": namespace} if namespace else {}
-        where = {**self._here, "dc": datacenter, "stale": "" if stale else None}
-        self._where = {key: value for key, value in where.items() if value is not None}
+        there = {"dc": datacenter} if datacenter else {}
+        # A leader that is not asked to be sure gives empty lists right after a restart.
+        self._where = {**self._here, **there, "stale" if stale else "consistent": ""}
         self._slots = asyncio.Semaphore(WATCHES)
         self._watched = 0
         self._written: dict[str, tuple[str, Entry]] = {}
@@ -156,7 +163,12 @@ class ConsulRegistry(Registry):
         return (await self._agents.ask("GET", path, {**self._where, **query})).json()
 
     async def _get_service(self, name: str) -> Sequence[ServiceInfo]:
-        return from_entries(name, await self._read(_health(name), passing="1"))
+        query = {**self._where, "passing": "1"}
+        answer = await self._agents.ask("GET", _health(name), query)
+        found = from_entries(name, answer.json())
+        if answer.hidden and not found:
+            raise failure(BackendRefused, answer.agent, f"{name} is hidden by ACLs; {TOKEN}")
+        return found
 
     async def _list_services(self) -> Sequence[str]:
         """Consul goes on to list what is dead: names with a failing check are looked up."""
@@ -170,27 +182,39 @@ class ConsulRegistry(Registry):
         return list(names.difference(dead))
 
     async def _changes(self, name: str) -> AsyncIterator[Change]:
+        """Blocking queries only say when to look: their lists come from a view of the agent's,
+        which is empty for a while after a restart.
+        """
         index, time = 0, asyncio.get_running_loop().time
         self._watched += 1
         try:
             while True:
                 started = time()
-                answer = await self._next(_health(name), index)
-                if answer.index < index:
-                    log.warning("%s: index of %s went back from %d to %d, reading anew", answer.agent, name, index, answer.index)
+                newest = await self._next_index(_health(name), index)
+                if newest < index:
+                    log.warning("%s: index went from %d back to %d", name, index, newest)
                     return
-                yield from_entries(name, answer.json())
-                index = max(1, answer.index)
+                if newest > index:
+                    yield await self._get_service(name)
+                index = newest
                 await asyncio.sleep(started + QUERY_INTERVAL - time())
         finally:
             self._watched -= 1
 
-    async def _next(self, path: str, index: int) -> Answer:
-        """With more watches than slots they take turns, all within ``wait`` seconds or so."""
+    async def _next_index(self, path: str, index: int) -> int:
+        """With more watches than slots they take turns, all within ``wait`` seconds or so.
+
+        An index of 0 would be answered by the servers instead of the view, whose own may be lower.
+        """
         async with self._slots:
             wait = max(1.0, self._wait * min(1.0, WATCHES / self._watched))
-            query = {**self._where, "passing": "1", "index": f"{index}", "wait": f"{wait:.3f}s"}
-            return await self._agents.ask("GET", path, query, wait=wait)
+            query = {
+                **self._where,
+                "passing": "1",
+                "index": f"{max(1, index)}",
+                "wait": f"{wait:.3f}s",
+            }
+            return max(1, (await self._agents.ask("GET", path, query, wait=wait)).index)
 
 
 def _health(name: str) -> str:

@@ -27,7 +27,7 @@ def decode(value: bytes) -> Message | None:
     """``None`` for anything but an object whose only keys are Header and Body; both may be null."""
     try:
         envelope = _decoder.decode(value)
-    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
+    except ValueError:  # msgspec's errors are, and one level deep it does not recurse
         return None
     header = {canonical(name): text for name, text in (envelope.Header or {}).items()}
     return Message(header, envelope.Body or b"")

@@ -34,7 +34,10 @@ class Attempts:
         self, service: str, version: str | None, wait: bool, operation: Operation[T]
     ) -> T:
         """Raises ServiceNotFound or NoNodes unless ``wait``, and what the last attempt raised."""
-        nodes = await self._nodes(service, version, wait)
+        view = self._cache.get(service)
+        nodes = self._usable(view, version) if view is not None else ()
+        if not nodes:
+            nodes = await self._nodes(service, version, wait)
         node = self._selector.choose(nodes)
         try:
             return await self._attempt(node, operation)

@@ -8,12 +8,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from ..context import TRACE_KEYS, maybe_current
+from ..deadlines import Deadlines
 from ..errors import BackendUnavailable
 from ..message import Header, Message, checked_header
 from ..registry.cache import RegistryCache
 from .attempts import Attempts
 from .base import RpcRequest
-from .deadline import UNSET, Unset, deadline_for, within
+from .deadline import UNSET, Unset, deadline_for
 from .protocols import Protocols
 from .stream import Stream
 
@@ -67,6 +68,7 @@ class Client:
         self._protocols: Protocols
         self._attempts: Attempts
         self._broker_open = False
+        self._deadlines = Deadlines()
 
     # -- lifecycle ---------------------------------------------------------------------------
 
@@ -99,6 +101,7 @@ class Client:
             return
         await self._cache.close()
         await self._protocols.close()
+        self._deadlines.close()
         if self._broker_open:
             self._broker_open = False
             await parts.broker.release(self)
@@ -171,7 +174,7 @@ class Client:
         parts = self._opened()
         outgoing = self._request(parts, service, endpoint, request, metadata, content_type)
         deadline = outgoing.deadline = self._deadline(timeout)
-        async with within(deadline):
+        with self._deadlines.until(deadline):
             reply = await self._attempts.run(
                 service, version, wait, lambda rpc, node: rpc.call(node, outgoing)
             )
@@ -233,6 +236,7 @@ class Client:
             lambda message: parts.codecs.encode(outgoing.content_type, message),
             lambda body: parts.codecs.decode(outgoing.content_type, type_, body),
             request,
+            self._deadlines,
             outgoing.deadline,
         )
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from enum import Enum
 
 from ..context import maybe_current
-from ..errors import DeadlineExceeded
 
 
 class Unset(Enum):
@@ -28,16 +25,3 @@ def deadline_for(timeout: float | None) -> float | None:
         return inherited
     own = asyncio.get_running_loop().time() + timeout
     return own if inherited is None else min(own, inherited)
-
-
-@asynccontextmanager
-async def within(deadline: float | None) -> AsyncIterator[None]:
-    """Raises DeadlineExceeded when the deadline passes inside the block."""
-    timer = asyncio.timeout_at(deadline)
-    try:
-        async with timer:
-            yield
-    except TimeoutError as error:
-        if timer.expired():
-            raise DeadlineExceeded("the deadline has passed") from error
-        raise

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
+from ..deadlines import Deadlines
 from .base import RpcStream
-from .deadline import within
 
 T = TypeVar("T")
 
@@ -25,17 +25,19 @@ class Stream(Generic[T]):
         encode: Callable[[object], bytes],
         decode: Callable[[bytes], T],
         first: object | None,
+        deadlines: Deadlines,
         deadline: float | None,
     ) -> None:
         self._open = open_
         self._encode = encode
         self._decode = decode
         self._first = first
+        self._deadlines = deadlines
         self._deadline = deadline
         self._stream: RpcStream
 
     async def __aenter__(self) -> Self:
-        async with within(self._deadline):
+        with self._deadlines.until(self._deadline):
             self._stream = await self._open()
         if self._first is not None:
             try:
@@ -55,7 +57,7 @@ class Stream(Generic[T]):
 
     async def send(self, message: object) -> None:
         """Raises SocketClosed once the other side has gone."""
-        async with within(self._deadline):
+        with self._deadlines.until(self._deadline):
             await self._stream.send(self._encode(message))
 
     async def end(self) -> None:
@@ -64,7 +66,7 @@ class Stream(Generic[T]):
 
     async def recv(self) -> T:
         """The next message. Raises StopAsyncIteration at the end."""
-        async with within(self._deadline):
+        with self._deadlines.until(self._deadline):
             body = await self._stream.recv()
         return self._decode(body)
 

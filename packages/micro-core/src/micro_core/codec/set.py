@@ -37,7 +37,8 @@ class CodecSet:
         return self._default.content_types[0]
 
     def encode(self, content_type: str, value: object) -> bytes:
-        return self.codec(content_type).encode(value)
+        codec = self._by_type.get(content_type) or self.codec(content_type)
+        return codec.encode(value)
 
     def decode(self, content_type: str, type_: Any, body: bytes) -> Any:
         try:

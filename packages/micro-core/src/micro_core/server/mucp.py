@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import copy_context
+from types import coroutine
+from typing import Any, ClassVar
 
 from .. import mucp
 from ..client.base import RpcRequest, RpcStream
@@ -19,6 +21,7 @@ from .base import Dispatch, RpcServer
 log = logging.getLogger("micro.server.mucp")
 _STREAM_BUFFER = 128
 _Condition = Callable[[], bool]
+_Steps = Coroutine[Any, None, None]
 
 
 class MucpServer(RpcServer):
@@ -75,7 +78,8 @@ class Connection:
 
     The task that received a request handles it itself, without a task or a queue in between. If
     the handler has to wait, another worker takes over the receiving, so that a second request
-    starts at once and the end of the socket cancels the handlers.
+    starts at once and the end of the socket cancels the handlers. What a handler sets in a
+    context variable is gone with it.
     """
 
     def __init__(self, socket: Socket, dispatch: Dispatch, server: MucpServer) -> None:
@@ -83,6 +87,7 @@ class Connection:
         self._dispatch = dispatch
         self._server = server
         self._loop = asyncio.get_running_loop()
+        self._context = copy_context()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._workers: set[asyncio.Task[None]] = set()
         self._waiting: asyncio.Future[None] | None = None
@@ -101,7 +106,7 @@ class Connection:
             await self._socket.close()
 
     def _spawn(self) -> None:
-        worker = self._loop.create_task(self._work())
+        worker = self._loop.create_task(self._work(), context=self._context)
         self._workers.add(worker)
         worker.add_done_callback(self._retire)
 
@@ -117,13 +122,15 @@ class Connection:
     async def _work(self) -> None:
         """Receive and handle in turns; ends when another worker is already waiting to receive."""
         while True:
-            request = await self._next_request()
-            handover = Handover(self)
+            handling = self._handling(*await self._next_request())
+            self.running += 1
             try:
-                await self._handle(*request)
+                waited = await _noticing(handling, self._hand_over)
             finally:
-                handover.cancel()
-            if handover.done and not await self._wait_for_turn():
+                self.running -= 1
+                if self._server.draining and not self.running:
+                    self._server.note_idle()
+            if waited and not await self._wait_for_turn():
                 return
 
     async def _next_request(self) -> tuple[RpcRequest, str, str | None]:
@@ -139,7 +146,7 @@ class Connection:
                 request = mucp.read_request(message, self._loop.time(), self._socket.peer)
                 return request, header.get("Micro-Id", ""), stream_id
 
-    def hand_over(self) -> None:
+    def _hand_over(self) -> None:
         """Let somebody else receive."""
         waiting, self._waiting = self._waiting, None
         if self._ended.done():
@@ -156,17 +163,10 @@ class Connection:
         await self._waiting
         return True
 
-    async def _handle(self, request: RpcRequest, id: str, stream_id: str | None) -> None:
-        self.running += 1
-        try:
-            if stream_id is None:
-                await self._unary(request, id)
-            else:
-                await self._stream(request, id, stream_id)
-        finally:
-            self.running -= 1
-            if self._server.draining and not self.running:
-                self._server.note_idle()
+    def _handling(self, request: RpcRequest, id: str, stream_id: str | None) -> _Steps:
+        if stream_id is None:
+            return self._unary(request, id)
+        return self._stream(request, id, stream_id)
 
     async def _unary(self, request: RpcRequest, id: str) -> None:
         header: Header
@@ -202,22 +202,30 @@ class Connection:
             await stream.close()
 
 
-class Handover:
-    """Gives the receiving away in the next turn of the loop, unless the handler ends before."""
+@coroutine
+def _noticing(
+    steps: _Steps, on_wait: Callable[[], None]
+) -> Generator[Any, None, bool]:
+    """Await ``steps`` in a context of their own, calling ``on_wait`` when they first have to wait.
 
-    __slots__ = ("_connection", "_handle", "done")
-
-    def __init__(self, connection: Connection) -> None:
-        self.done = False
-        self._connection = connection
-        self._handle = asyncio.get_running_loop().call_soon(self._run)
-
-    def _run(self) -> None:
-        self.done = True
-        self._connection.hand_over()
-
-    def cancel(self) -> None:
-        self._handle.cancel()
+    Returns whether they had to. The other way to know is a callback in the loop, cancelled by
+    those who need not wait: 3 us more for every request.
+    """
+    run = copy_context().run
+    waited = False
+    try:
+        waits_for = run(steps.send, None)
+        on_wait()
+        waited = True
+        while True:
+            try:
+                yield waits_for
+            except BaseException as error:
+                waits_for = run(steps.throw, error)
+            else:
+                waits_for = run(steps.send, None)
+    except StopIteration:
+        return waited
 
 
 class ServerStream(RpcStream):

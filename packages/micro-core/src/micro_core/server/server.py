@@ -14,6 +14,7 @@ from typing import Any
 from ..client.base import RpcRequest, RpcResponse, RpcStream
 from ..codec.set import CodecSet
 from ..context import Call, Metadata, enter
+from ..deadlines import Deadlines
 from ..errors import (
     BadRequest,
     DeadlineExceeded,
@@ -46,6 +47,7 @@ class Server:
         self.active = 0
         self._endpoints: dict[str, EndpointPlan] = {}
         self._executor: ThreadPoolExecutor | None = None
+        self._deadlines = Deadlines()
 
     def handle(self, handler: object, *, name: str | None = None) -> None:
         """Make every public method of ``handler`` an endpoint ``Type.Method``."""
@@ -69,24 +71,21 @@ class Server:
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
             self._executor = None
+        self._deadlines.close()
 
     async def dispatch(self, request: RpcRequest, stream: RpcStream | None) -> RpcResponse:
         """Run the endpoint that ``request`` names. Raises nothing but MicroError."""
         plan = self._admit(request, stream)
         self.active += 1
-        timer = asyncio.timeout_at(request.deadline)
+        deadline = self._deadlines.until(request.deadline)
         try:
             enter(_call(request))
-            if request.deadline is None:
+            with deadline:
                 return await self._run(plan, request, stream)
-            async with timer:
-                return await self._run(plan, request, stream)
-        except MicroError:
-            raise
-        except TimeoutError as error:
-            if timer.expired():
+        except MicroError as error:
+            if deadline.passed:
                 raise DeadlineExceeded(f"{plan.name} ran out of time", id=self.name) from error
-            raise _internal(plan, error) from error
+            raise
         except Exception as error:
             raise _internal(plan, error) from error
         finally:
@@ -182,11 +181,11 @@ class Server:
 
 def _call(request: RpcRequest) -> Call:
     return Call(
-        service=request.service,
-        endpoint=request.endpoint,
-        metadata=Metadata(request.header),
-        deadline=request.deadline,
-        peer=request.peer,
+        request.service,
+        request.endpoint,
+        Metadata(request.header),
+        request.deadline,
+        request.peer,
     )
 
 
