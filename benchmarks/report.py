@@ -39,7 +39,8 @@ class Target:
 
 def table(result: Mapping[Key, Series], floors: Mapping[str, str], peer: str) -> Iterator[str]:
     """``floors`` names each subject's floor; ``peer`` is what all are compared with, too."""
-    yield f"{'in flight':>9}  {'subject':<14}{'per second':>11}{'spread':>8}{'of floor':>10}  x {peer}"
+    titles = f"{'in flight':>9}  {'subject':<14}{'per second':>11}{'spread':>8}{'of floor':>10}"
+    yield f"{titles}  x {peer}"
     for (name, number), series in result.items():
         yield (
             f"{number:>9}  {name:<14}{series.median:>11,.0f}{series.spread:>8.0%}"
@@ -54,8 +55,10 @@ def _ratio(result: Mapping[Key, Series], series: Series, other: str | None, numb
 
 
 def environment(loop: str) -> dict[str, str]:
+    """``load``: processes that want a processor, at the start; others than ours spoil the rates."""
     return {
         "loop": loop,
+        "load": f"{os.getloadavg()[0]:.1f}",
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "cpu": f"{os.cpu_count()} x {_cpu()}",

@@ -42,15 +42,14 @@ async def bench(options: argparse.Namespace) -> dict[Key, Series]:
         return await measure(connects, options.in_flight, options.rounds, options.seconds)
 
 
-def report(options: argparse.Namespace, result: Mapping[Key, Series]) -> None:
-    facts = environment(options.loop)
+def report(
+    options: argparse.Namespace, facts: Mapping[str, str], result: Mapping[Key, Series]
+) -> None:
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     print(f"median of {options.rounds} rounds of {options.seconds:g} s")
     print(*table(result, FLOORS, PEER), sep="\n")
     if options.json is not None:
-        write_json(
-            options.json, facts, result, rounds=options.rounds, seconds=options.seconds
-        )
+        write_json(options.json, facts, result, rounds=options.rounds, seconds=options.seconds)
 
 
 def arguments() -> argparse.Namespace:
@@ -69,8 +68,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
+    facts = environment(options.loop)
     result = run(options.loop, bench(options))
-    report(options, result)
+    report(options, facts, result)
     missed = list(filter(None, (target.missed(result) for target in TARGETS)))
     print(*missed, sep="\n", end="\n" if missed else "")
     return 1 if missed and options.check else 0

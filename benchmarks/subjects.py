@@ -105,7 +105,10 @@ async def connect_micro(
 
 @asynccontextmanager
 async def connect_micro_memory(_address: str, in_flight: int) -> AsyncIterator[list[Call]]:
-    async with serve_micro("memory") as address, connect_micro(address, in_flight, "memory") as made:
+    async with (
+        serve_micro("memory") as address,
+        connect_micro(address, in_flight, "memory") as made,
+    ):
         yield made
 
 
@@ -129,7 +132,9 @@ async def serve_grpc() -> AsyncIterator[str]:
         hello, msgspec.json.Decoder(Request).decode, msgspec.json.Encoder().encode
     )
     service, _, method = _GRPC_METHOD[1:].partition("/")
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {method: handler})])
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler(service, {method: handler})]
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

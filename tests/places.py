@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import textwrap
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,9 @@ class Place:
 
     def write(self, name: str, text: str) -> Path:
         path = self.folder / name
-        path.write_text(text)
+        fresh = path.with_name(f"{name}.{threading.get_ident()}")
+        fresh.write_text(text)
+        fresh.replace(path)  # another script may be about to read it
         return path
 
     def install(

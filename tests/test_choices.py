@@ -12,11 +12,13 @@ import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from places import PICKY, Place, memory, said
+from scripts import Result
 
 
 @pytest.fixture
@@ -279,7 +281,14 @@ WRONG = [
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.id)
 def test_a_wrong_choice_is_one_error_with_its_remedy(place: Place, wrong: Wrong) -> None:
     install_wrong_ones(place)
-    result = place.service(*wrong.flags.split(), code=wrong.code, **wrong.variables)
+
+    def run(*more: str) -> Result:
+        flags = [*wrong.flags.split(), *more]
+        return place.service(*flags, code=wrong.code, **wrong.variables)
+
+    with ThreadPoolExecutor() as pool:
+        plain, detailed = pool.submit(run), pool.submit(run, "--traceback")
+        result, asked = plain.result(), detailed.result()
     assert result.code == 2, result
     assert result.out == ""
     assert result.on_one_screen(), result
@@ -288,7 +297,6 @@ def test_a_wrong_choice_is_one_error_with_its_remedy(place: Place, wrong: Wrong)
     assert said(result, *wrong.says), result
     assert wrong.hides not in result.err, result
 
-    asked = place.service(*wrong.flags.split(), "--traceback", code=wrong.code, **wrong.variables)
     assert asked.code == 2
     assert "Traceback (most recent call last):" in asked.err
     assert re.search(rf"^micro_core\.errors\.{wrong.error}: ", asked.err, re.MULTILINE), asked

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -143,6 +143,11 @@ def test_of_two_copies_of_a_distribution_the_one_that_is_imported_counts(
         monkeypatch.syspath_prepend(str(tmp_path / folder))
     found = [one for one in plugins.installed("selector") if one.dist == "acme-good"]
     assert [(one.name, one.version) for one in found] == [("good", "2.0")]
+
+
+def test_the_core_is_listed_once_by_its_own_table() -> None:
+    own = [(one.kind, one.name) for one in plugins.installed() if one.dist == plugins.CORE]
+    assert sorted(own) == sorted(plugins.BUILTIN)
 
 
 def test_what_half_an_uninstallation_left_is_no_plugin(tmp_path: Path, install: Install) -> None:
@@ -344,6 +349,11 @@ _clauses = st.one_of(
 
 
 @given(st.lists(_clauses, min_size=1, max_size=3).map(",".join), _releases)
+@example("==1.*", "1.2")
+@example("!=1.2.*", "1.2.3")
+@example("~=1.2", "2.0")
+@example("~=1.2.0", "1.3")
+@example(">=0.1,<1", "1")
 def test_the_fit_with_the_core_is_that_of_the_packaging_library(text: str, version: str) -> None:
     fits = Version(version) in SpecifierSet(text)
     entry = plugins.Installed("selector", "x", "x:X", "x", "1", (f"micro-core{text}",))

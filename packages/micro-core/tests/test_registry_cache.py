@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Self
@@ -67,6 +68,7 @@ class Faulty(MemoryRegistry):
         self.error: Exception | None = None
         self.gate: asyncio.Event | None = None
         self.asked = 0
+        self.still_failing: str | None = None
 
     def fail(self, error: Exception | None = None) -> None:
         self.error = error or ConnectionRefusedError("no server")
@@ -82,6 +84,8 @@ class Faulty(MemoryRegistry):
             await self.gate.wait()
         if self.error is not None:
             raise self.error
+        if name == self.still_failing:
+            raise ConnectionRefusedError("no server")
         return await super()._get_service(name)
 
     def _changes(self, name: str) -> None:
@@ -218,6 +222,24 @@ async def test_without_registry_and_cache_a_load_is_503_and_the_next_one_tries_a
         registry.recover()
         await registry.register(info("a"))
         assert ids(await cache.load("greeter")) == ["a"]
+
+
+@in_loop
+async def test_a_load_that_fails_after_all_have_left_is_not_reported_as_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Faulty() as registry, Cache(registry) as cache:
+        registry.fail()
+        registry.gate = asyncio.Event()
+        load = asyncio.create_task(cache.load("greeter"))
+        await until(lambda: registry.asked == 1)
+        load.cancel()
+        await asyncio.wait({load})
+        del load
+        registry.gate.set()
+        await until(lambda: not cache._loading)
+        gc.collect()
+        assert "never retrieved" not in caplog.text
 
 
 @in_loop
@@ -361,7 +383,11 @@ async def test_an_outage_is_logged_once_for_all_names(caplog: pytest.LogCaptureF
         views = [await cache.load(name) for name in ("greeter", "mailer", "biller")]
         registry.fail()
         await until(lambda: all(view._watcher.doubtful for view in views))
+        registry.still_failing = "mailer"
         registry.recover()
+        await until(lambda: not views[0]._watcher.doubtful and not views[2]._watcher.doubtful)
+        assert len(caplog.records) == 1  # not yet
+        registry.still_failing = None
         await until(lambda: not any(view._watcher.doubtful for view in views))
         assert ["is away" in r.getMessage() for r in caplog.records].count(True) == 1
         assert ["is back after" in r.getMessage() for r in caplog.records].count(True) == 1
@@ -443,6 +469,25 @@ async def test_closing_ends_loads_waiters_and_tasks() -> None:
 # -- any history -----------------------------------------------------------------------------
 
 HOLD, SETTLE = 10.0, 2.0
+
+
+def test_the_clock_of_a_hold_stands_still_while_the_registry_is_away() -> None:
+    ledger = Ledger(HOLD, SETTLE)
+    ledger.update(listed({"a", "b"}), False, 0.0)
+    ledger.update(listed({"a", "b"}), True, 1.0)
+    ledger.update(listed({"b"}), True, 50.0)  # a deletion told before the first list
+    assert ledger.next_expiry(60.0) is None
+    ledger.update(listed({"b"}), False, 100.0)
+    assert ledger.next_expiry(100.0) == pytest.approx(HOLD)
+    ledger.update(listed({"b"}), True, 103.0)
+    ledger.update(listed({"b"}), False, 200.0)
+    assert ledger.next_expiry(200.0) == pytest.approx(HOLD - 3.0)
+    ledger.expire(206.9)
+    assert ledger.nodes.keys() == {"a", "b"}
+    ledger.expire(207.0)
+    assert ledger.nodes.keys() == {"b"}
+
+
 histories = st.lists(
     st.tuples(st.sets(st.sampled_from("abc")), st.booleans(), st.floats(0.0, 8.0)), max_size=30
 )

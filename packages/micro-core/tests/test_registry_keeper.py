@@ -192,6 +192,56 @@ async def test_a_beat_on_its_way_does_not_outlive_the_end() -> None:
         assert registry.found() == []
 
 
+@in_loop
+async def test_a_beat_that_can_no_longer_be_called_back_does_not_outlive_the_end() -> None:
+    class Sent(MemoryRegistry):
+        """Cancelling whoever waits for the answer does not take the request back."""
+
+        slow = False
+        landing: asyncio.Task[None] | None = None
+
+        async def _register(self, info: ServiceInfo, ttl: float) -> None:
+            if self.slow:
+                self.landing = asyncio.create_task(self._land(info, ttl))
+                await asyncio.shield(self.landing)
+            await super()._register(info, ttl)
+
+        async def _land(self, info: ServiceInfo, ttl: float) -> None:
+            await asyncio.sleep(0.05)
+            await super()._register(info, ttl)
+
+    async with Sent("sent") as registry:
+        keeper = await registry.keep(info("a"), ttl=0.3).__aenter__()
+        registry.slow = True
+        await until(lambda: registry.landing is not None)
+        await keeper.close()
+        if registry.landing:
+            await registry.landing
+        assert await registry.get_service("greeter") == []
+
+
+@in_loop
+async def test_a_beat_on_its_way_does_not_undo_an_update() -> None:
+    async with Faulty() as registry, registry.keep(info("a"), ttl=TTL) as keeper:
+        registry.delay = 0.05
+        beats = registry.attempts
+        await until(lambda: registry.attempts > beats)
+        registry.delay = 0.0
+        await keeper.update(info("a", version="2"))
+        await asyncio.sleep(0.1)
+        assert await registry.get_service("greeter") == [info("a", version="2")]
+
+
+@in_loop
+async def test_closing_waits_for_the_end_of_its_task() -> None:
+    async with MemoryRegistry() as registry:
+        keeper = await registry.keep(info("a"), ttl=TTL).__aenter__()
+        task = keeper._task
+        await keeper.close()
+        assert task is not None
+        assert task.done()
+
+
 @pytest.mark.parametrize("fault", ["down", "hangs"])
 @in_loop
 async def test_closing_without_a_registry_is_bounded_and_only_logged(

@@ -28,6 +28,12 @@ def in_loop(body: Body) -> Callable[..., None]:
     return test
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
 def info(*ids: str, version: str = "1", name: str = "greeter") -> ServiceInfo:
     return ServiceInfo(name, version, [Node(id, f"127.0.0.1:{id}") for id in ids])
 
@@ -89,6 +95,7 @@ async def test_a_shorter_ttl_shortens_the_life() -> None:
     async with MemoryRegistry() as registry:
         await registry.register(info("1"), ttl=60)
         async with registry.watch("greeter") as watcher:
+            await until(lambda: bool(registry.native._watchers))
             await registry.register(info("1"), ttl=0.05)
             assert (await anext(watcher)).action == "delete"
 
@@ -105,8 +112,8 @@ async def test_closing_takes_away_what_this_object_registered() -> None:
 @in_loop
 async def test_changes_leave_nothing_behind() -> None:
     async with MemoryRegistry("t1") as registry:
-        async with registry.watch("greeter"):
-            pass
+        async with registry.watch("greeter"), registry.watch("greeter"):
+            await until(lambda: len(registry.native._watchers.get("greeter", ())) == 2)
         assert registry.native._watchers == {}
 
 

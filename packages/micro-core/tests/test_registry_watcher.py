@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Literal, cast
 from unittest.mock import patch
@@ -18,7 +19,7 @@ from micro_core.registry import watcher as module
 from micro_core.registry.base import Change
 from micro_core.registry.memory import MemoryRegistry
 from micro_core.registry.records import Endpoint, Node, RegistryEvent, ServiceInfo
-from micro_core.registry.watcher import Watcher
+from micro_core.registry.watcher import Watcher, end
 
 Body = Callable[..., Awaitable[None]]
 Mode = Literal["lists", "events", "polled"]
@@ -431,6 +432,25 @@ async def test_a_bug_in_a_driver_is_logged_once_and_survived(
         await registry.register(info("a"))
         assert (await anext(watcher)).service == info("a")
     assert caplog.text.count("Traceback") == 1
+
+
+@in_loop
+async def test_a_task_that_fails_while_it_is_ended_is_not_reported_as_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fails() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ConnectionResetError("gone")
+
+    task = asyncio.create_task(fails())
+    await asyncio.sleep(0)
+    await end(task, limit=1)
+    assert task.done()
+    del task
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 # -- any history -----------------------------------------------------------------------------

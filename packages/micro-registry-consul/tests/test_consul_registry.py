@@ -642,7 +642,7 @@ def test_an_index_that_goes_back_ends_the_changes(fake_agent: Any) -> None:
         async with fake_agent() as agent, ConsulRegistry(agent.address) as registry:
             agent.answer = answering(92, 92, 95, 19)
             assert [change async for change in registry._changes("x")] == [[], []]
-            assert indices(agent) == ["1", "92", "92", "95"]
+            assert indices(agent) == ["0", "92", "92", "95"]
 
     asyncio.run(body())
 
@@ -652,7 +652,7 @@ def test_an_index_of_zero_is_not_sent_back(fake_agent: Any) -> None:
         async with fake_agent() as agent, ConsulRegistry(agent.address) as registry:
             agent.answer = answering(0, 7, 0)
             assert [change async for change in registry._changes("x")] == [[], []]
-            assert indices(agent) == ["1", "1", "7"]
+            assert indices(agent) == ["0", "1", "7"]
 
     asyncio.run(body())
 
@@ -688,7 +688,7 @@ def test_more_watches_than_slots_take_shorter_turns(
                 await anext(each)
             agent.answer = answering(2)
             await anext(changes[0])
-            assert "wait=2.500s" in agent.requests[-2][1]
+            assert "wait=2.500s" in agent.requests[-1][1]
             for each in changes:
                 await each.aclose()
             assert registry._watched == 0

@@ -169,7 +169,7 @@ class Running:
         await self._leave()
         self._service.server.draining = True
         subscriptions, self._subscriptions = self._subscriptions, []
-        await _quietly(*(s.unsubscribe() for s in subscriptions))
+        await _quietly(*(s.unsubscribe(grace=0.0) for s in subscriptions))
         if self._listening:
             self._listening = False
             await _quietly(self.rpc.stop(0.0))

@@ -163,8 +163,10 @@ class ConsulRegistry(Registry):
         return (await self._agents.ask("GET", path, {**self._where, **query})).json()
 
     async def _get_service(self, name: str) -> Sequence[ServiceInfo]:
-        query = {**self._where, "passing": "1"}
-        answer = await self._agents.ask("GET", _health(name), query)
+        answer = await self._agents.ask("GET", _health(name), {**self._where, "passing": "1"})
+        return self._services(name, answer)
+
+    def _services(self, name: str, answer: Answer) -> list[ServiceInfo]:
         found = from_entries(name, answer.json())
         if answer.hidden and not found:
             raise failure(BackendRefused, answer.agent, f"{name} is hidden by ACLs; {TOKEN}")
@@ -182,39 +184,34 @@ class ConsulRegistry(Registry):
         return list(names.difference(dead))
 
     async def _changes(self, name: str) -> AsyncIterator[Change]:
-        """Blocking queries only say when to look: their lists come from a view of the agent's,
-        which is empty for a while after a restart.
-        """
         index, time = 0, asyncio.get_running_loop().time
         self._watched += 1
         try:
             while True:
                 started = time()
-                newest = await self._next_index(_health(name), index)
+                answer = await self._next(_health(name), index)
+                newest = max(1, answer.index)
                 if newest < index:
                     log.warning("%s: index went from %d back to %d", name, index, newest)
                     return
                 if newest > index:
-                    yield await self._get_service(name)
+                    yield self._services(name, answer)
                 index = newest
                 await asyncio.sleep(started + QUERY_INTERVAL - time())
         finally:
             self._watched -= 1
 
-    async def _next_index(self, path: str, index: int) -> int:
+    async def _next(self, path: str, index: int) -> Answer:
         """With more watches than slots they take turns, all within ``wait`` seconds or so.
 
-        An index of 0 would be answered by the servers instead of the view, whose own may be lower.
+        ``near`` has the servers answer: the agent's own view of a service (streaming) is empty for
+        a while after a restart, whatever consistency is asked for, and has an index of its own.
         """
         async with self._slots:
             wait = max(1.0, self._wait * min(1.0, WATCHES / self._watched))
-            query = {
-                **self._where,
-                "passing": "1",
-                "index": f"{max(1, index)}",
-                "wait": f"{wait:.3f}s",
-            }
-            return max(1, (await self._agents.ask("GET", path, query, wait=wait)).index)
+            blocking = {"near": "_agent", "index": f"{index}", "wait": f"{wait:.3f}s"}
+            query = {**self._where, "passing": "1", **blocking}
+            return await self._agents.ask("GET", path, query, wait=wait)
 
 
 def _health(name: str) -> str:

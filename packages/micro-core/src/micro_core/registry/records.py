@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ..errors import InvalidName
@@ -57,7 +57,7 @@ class ServiceInfo:
         object.__setattr__(self, "endpoints", tuple(self.endpoints))
 
     def with_nodes(self, nodes: Iterable[Node]) -> ServiceInfo:
-        return replace(self, nodes=tuple(nodes))
+        return ServiceInfo(self.name, self.version, tuple(nodes), self.endpoints, self.metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,9 @@ def by_version(services: Iterable[ServiceInfo]) -> list[ServiceInfo]:
     nodes: dict[str, dict[str, Node]] = {}
     for info in services:
         merged[info.version] = info
-        nodes.setdefault(info.version, {}).update({node.id: node for node in info.nodes})
+        found = nodes.setdefault(info.version, {})
+        for node in info.nodes:
+            found[node.id] = node
     return [
         merged[version].with_nodes(found[id] for id in sorted(found))
         for version, found in sorted(nodes.items())

@@ -203,9 +203,7 @@ class Connection:
 
 
 @coroutine
-def _noticing(
-    steps: _Steps, on_wait: Callable[[], None]
-) -> Generator[Any, None, bool]:
+def _noticing(steps: _Steps, on_wait: Callable[[], None]) -> Generator[Any, None, bool]:
     """Await ``steps`` in a context of their own, calling ``on_wait`` when they first have to wait.
 
     Returns whether they had to. The other way to know is a callback in the loop, cancelled by

@@ -8,8 +8,7 @@ import contextvars
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..client.base import RpcRequest, RpcResponse, RpcStream
 from ..codec.set import CodecSet
@@ -27,6 +26,9 @@ from ..errors import (
 )
 from ..registry.records import Endpoint
 from .endpoint import EndpointPlan, plan_of, plans_of
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 log = logging.getLogger("micro.server")
 
@@ -162,6 +164,8 @@ class Server:
     async def _run_in_thread(self, plan: EndpointPlan, value: Any) -> Any:
         """The deadline is answered on time; the call counts until its thread has ended."""
         if self._executor is None:
+            from concurrent.futures import ThreadPoolExecutor
+
             self._executor = ThreadPoolExecutor(self.threads, f"micro-{self.name}")
         run = contextvars.copy_context().run
         future = self._executor.submit(run, plan.function, value)
