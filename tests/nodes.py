@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from micro_core import Client, MicroError
 
@@ -95,9 +95,7 @@ class Nodes:
 class Load:
     """Callers that go on until they are stopped, and an account of every call."""
 
-    def __init__(
-        self, client: Client, service: str, callers: int = 16, pause: float = 0.0
-    ) -> None:
+    def __init__(self, client: Client, service: str, callers: int = 16, pause: float = 0.0) -> None:
         self._client = client
         self._service = service
         self._callers = callers
@@ -129,9 +127,7 @@ class Load:
         while not self._stopping:
             begin = time.monotonic()
             try:
-                done = await self._client.call(
-                    self._service, "Worker.Work", {"number": number}
-                )
+                done = await self._client.call(self._service, "Worker.Work", {"number": number})
             except MicroError as error:
                 self.failed.append(f"{time.monotonic():.3f} {error!r}")
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from micro_core import OptionError
 from micro_core.advertise import advertised, listen_address
 from micro_core.registry.memory import MemoryRegistry

@@ -351,6 +351,7 @@ _clauses = st.one_of(
 @given(st.lists(_clauses, min_size=1, max_size=3).map(",".join), _releases)
 @example("==1.*", "1.2")
 @example("!=1.2.*", "1.2.3")
+@example("~=0.0.0", "0")
 @example("~=1.2", "2.0")
 @example("~=1.2.0", "1.3")
 @example(">=0.1,<1", "1")

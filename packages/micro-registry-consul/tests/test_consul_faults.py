@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -79,6 +80,7 @@ class Scene:
         self.watcher: Watcher = self.reader.watch(name)
         self.keep = self.keeper.keep(self.info, ttl=ttl)
         self.events: list[RegistryEvent] = []
+        self.listed: list[list[ServiceInfo]] = []
 
     async def __aenter__(self) -> Scene:
         self.session = aiohttp.ClientSession()
@@ -116,6 +118,13 @@ class Scene:
             found = await response.json()
             return list(found) if response.status == 200 else []
 
+    async def lists(self) -> None:
+        """Ask for the service again and again."""
+        while True:
+            with contextlib.suppress(BackendError):
+                self.listed.append(await self.reader.get_service(self.info.name))
+            await asyncio.sleep(0.01)
+
     async def kept_since(self, begin: float) -> bool:
         """Visible, by a heartbeat and not by what the server remembers."""
         return (self.keep.last_ok or 0.0) > begin and bool(await self.passing())
@@ -147,10 +156,15 @@ class Scene:
 
 
 def test_restart_with_its_data(backend: Any, record: Record) -> None:
-    """R1: what did not expire meanwhile was never away, to a watcher either."""
+    """R1: what did not expire meanwhile is never missing from a list or to a watcher.
+
+    A server that reads its log back gives empty lists to those who do not ask it to be sure.
+    """
 
     async def body() -> None:
         async with Scene(backend.address) as brief, Scene(backend.address, ttl=60.0) as long:
+            await asyncio.gather(*(long.put(f"/v1/kv/{n}") for n in range(500)))
+            lists = asyncio.create_task(long.lists())
             await backend.kill()
             await asyncio.gather(
                 backend.start(), back := asyncio.ensure_future(moment(long.answers))
@@ -159,6 +173,10 @@ def test_restart_with_its_data(backend: Any, record: Record) -> None:
             record("R1 kept again after a restart", visible - back.result(), TTL / 3 + 2)
             await moment(lambda: settled(brief, long), 10.0)
             record("R1 watcher agrees after", time.monotonic() - back.result(), 10.0)
+            lists.cancel()
+            await asyncio.wait([lists])
+            assert long.listed
+            assert [found for found in long.listed if found != [long.info]] == []
             assert long.events == []
             await brief.still_works()
             await long.still_works()

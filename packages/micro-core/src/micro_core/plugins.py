@@ -404,7 +404,8 @@ def _admits(clause: str, release: list[int]) -> bool:
         return True
     sign, bound, wild = match[1], _numbers(match[2]), bool(match[3])
     if sign == "~=":
-        return _admits(f">={match[2]}", release) and release[: len(bound) - 1] == bound[:-1]
+        prefix = ".".join(match[2].split(".")[:-1])
+        return _admits(f">={match[2]}", release) and _admits(f"=={prefix}.*", release)
     width = len(bound) if wild else max(len(bound), len(release))
     padded = [numbers + [0] * (width - len(numbers)) for numbers in (release, bound)]
     return _COMPARE[sign](padded[0][:width], padded[1])
