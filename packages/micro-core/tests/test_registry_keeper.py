@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from micro_core.errors import BackendUnavailable, InvalidName
+from micro_core.errors import BackendUnavailable, InvalidName, OptionError
 from micro_core.registry.keeper import Keeper
 from micro_core.registry.memory import MemoryRegistry
 from micro_core.registry.records import Endpoint, Node, ServiceInfo
@@ -96,6 +96,12 @@ async def test_entering_raises_when_it_cannot_register() -> None:
         registry.down = True
         with pytest.raises(BackendUnavailable, match="no server"):
             await registry.keep(info("a")).__aenter__()
+
+
+@pytest.mark.parametrize("ttl", [0, -1, float("nan")])
+def test_a_ttl_that_could_not_be_kept_is_refused(ttl: float) -> None:
+    with pytest.raises(OptionError, match="more than 0 seconds"):
+        MemoryRegistry().keep(info("a"), ttl=ttl)
 
 
 @in_loop

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ..backoff import Backoff
-from ..errors import InvalidName, MicroError
+from ..errors import InvalidName, MicroError, OptionError
 from .records import Node, ServiceInfo
 from .watcher import end
 
@@ -29,6 +29,8 @@ class Keeper:
     """
 
     def __init__(self, registry: Registry, info: ServiceInfo, ttl: float) -> None:
+        if not ttl > 0:
+            raise OptionError(f"ttl={ttl} of {info.name}: give more than 0 seconds")
         self.last_ok: float | None = None
         self.last_error: Exception | None = None
         self._registry = registry

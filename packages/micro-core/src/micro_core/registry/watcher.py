@@ -24,9 +24,11 @@ class Watcher:
     """Follows one service. Entering takes a snapshot and raises BackendError without one.
 
     Iterating yields the changes after the snapshot, one event a node; a slow reader gets the
-    latest state of a node instead of every state. An outage of the registry ends nothing: the
-    view stays as it was and what has changed meanwhile, deletions included, follows later.
-    ``close`` and leaving the context end the iteration.
+    latest state of a node instead of every state. ``close`` and leaving the context end it.
+
+    An outage of the registry ends nothing: the view stays as it was, and what has changed
+    meanwhile, deletions included, follows later. From the failure, or the end of the changes,
+    until the first complete list after it the view is ``doubtful``; ``last_error`` says why.
     """
 
     def __init__(

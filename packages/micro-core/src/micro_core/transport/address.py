@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import cast
 
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([^\s:/@\[\]]*)):([0-9]{1,5})", re.ASCII)
 
@@ -17,8 +18,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 def join_address(name: object) -> str:
     """A socket's name, as the operating system gives it, as text; ``""`` for none."""
-    match name:
-        case (str(host), int(port), *_):
-            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        case _:
-            return ""
+    if not isinstance(name, tuple):
+        return ""
+    host, port = cast("tuple[object, ...]", name)[:2]
+    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
