@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from .errors import BackendError, BackendUnavailable, BackendUnknown, MicroError, WrongLoop
+from .errors import (
+    BackendError,
+    BackendUnavailable,
+    BackendUnknown,
+    MicroError,
+    SettingsError,
+    WrongLoop,
+)
 from .plugin import Plugin
 from .security import redact_url
 
@@ -167,6 +174,11 @@ class Component(Plugin):
             ) from error
         except OSError as error:
             raise self._failure(BackendUnavailable, f"{what}: {error}", error) from error
+        except SettingsError:
+            raise
+        except Exception as error:  # a driver's own; its text may hold anything
+            name = type(error).__name__
+            raise self._failure(BackendUnknown, f"{what}: failed with {name}", error) from error
         self._note_success()
         return result
 
