@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from statistics import median
 
-Operation = Callable[[], Awaitable[object]]
-Connect = Callable[[int], AbstractAsyncContextManager[Sequence[Operation]]]
+Measure = Callable[[int, float], Awaitable[float]]  # number in flight, seconds -> rate
 Key = tuple[str, int]
-_WARM_UP = 0.1  # of the time of a measurement
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,32 +30,12 @@ class Series:
         return median(a / b for a, b in zip(self.rates, other.rates, strict=True))
 
 
-async def measure(
-    subjects: Mapping[str, Connect], in_flight: Sequence[int], rounds: int, seconds: float
+async def interleave(
+    subjects: Mapping[str, Measure], in_flight: Sequence[int], rounds: int, seconds: float
 ) -> dict[Key, Series]:
     """Every subject at every number in flight, once a round; ``seconds`` each."""
     series = {(name, number): Series() for number in in_flight for name in subjects}
     for _ in range(rounds):
-        for name, number in series:
-            async with subjects[name](number) as operations:
-                await _rate(operations, seconds * _WARM_UP)
-                gc.collect()
-                series[name, number].rates.append(await _rate(operations, seconds))
+        for (name, number), each in series.items():
+            each.rates.append(await subjects[name](number, seconds))
     return series
-
-
-async def _rate(operations: Sequence[Operation], seconds: float) -> float:
-    done = 0
-    begin = time.perf_counter()
-    end = begin + seconds
-
-    async def repeat(operation: Operation) -> None:
-        nonlocal done
-        while time.perf_counter() < end:
-            await operation()
-            done += 1
-
-    async with asyncio.TaskGroup() as group:
-        for operation in operations:
-            group.create_task(repeat(operation))
-    return done / (time.perf_counter() - begin)

@@ -1,45 +1,42 @@
 """Calls per second at several numbers in flight: micro-core, its floors, and grpc.aio.
 
-Client and server are two processes, but for memory and its floor. What counts are the ratios
-within one run: the subjects take turns in every round.
+Each client and each server is a process; memory and its floor have one for both. What counts are
+the ratios within one run: the subjects take turns in every round.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
+import asyncio
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from loops import LOOPS, run
+from loops import LOOPS
 from report import Target, environment, table, write_json
-from rounds import Connect, Key, Series, measure
-from servers import started
+from rounds import Key, Measure, Series, interleave
 from subjects import SUBJECTS
+from workers import caller, server
 
 FLOORS = {"micro-http": "floor-http", "micro-memory": "floor-memory"}
 PEER = "grpc.aio"
 TARGETS = (
     Target("micro-http", "floor-http", 0.5, 32),
     Target("micro-http", PEER, 4.0, 32),
-    Target("micro-memory", "floor-memory", 0.6, 32),
     Target("micro-memory", "micro-http", 1.0, 32),
 )
 
 
 async def bench(options: argparse.Namespace) -> dict[Key, Series]:
+    names = [name for name in options.subjects if options.loop in SUBJECTS[name].loops]
     async with AsyncExitStack() as stack:
-        connects: dict[str, Connect] = {}
-        for name in options.subjects:
-            subject, address = SUBJECTS[name], ""
-            if options.loop not in subject.loops:
-                continue
-            if subject.serve is not None:
-                address = await stack.enter_async_context(started(name, options.loop))
-            connects[name] = functools.partial(subject.connect, address)
-        return await measure(connects, options.in_flight, options.rounds, options.seconds)
+        measures: dict[str, Measure] = {}
+        for name in names:
+            address = await stack.enter_async_context(server(name, options.loop))
+            worker = await stack.enter_async_context(caller(name, options.loop, address))
+            measures[name] = worker.measure
+        return await interleave(measures, options.in_flight, options.rounds, options.seconds)
 
 
 def report(
@@ -69,7 +66,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     options = arguments()
     facts = environment(options.loop)
-    result = run(options.loop, bench(options))
+    result = asyncio.run(bench(options))
     report(options, facts, result)
     missed = list(filter(None, (target.missed(result) for target in TARGETS)))
     print(*missed, sep="\n", end="\n" if missed else "")

@@ -178,6 +178,19 @@ async def test_an_update_that_fails_is_tried_on() -> None:
 
 
 @in_loop
+async def test_an_update_that_comes_after_the_end_registers_nothing() -> None:
+    async with Faulty() as registry:
+        keeper = await registry.keep(info("a"), ttl=TTL).__aenter__()
+        registry.delay = 0.02
+        closing = asyncio.create_task(keeper.close())
+        await asyncio.sleep(0)
+        with pytest.raises(BackendUnavailable, match="not kept"):
+            await keeper.update(info("a", version="2"))
+        await closing
+        assert registry.found() == []
+
+
+@in_loop
 async def test_an_invalid_update_changes_nothing() -> None:
     async with Faulty() as registry, registry.keep(info("a"), ttl=TTL) as keeper:
         with pytest.raises(InvalidName):

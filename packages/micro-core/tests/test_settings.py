@@ -182,7 +182,7 @@ def test_a_bad_address_is_an_error_with_an_example(text: str, source: str) -> No
 @pytest.mark.parametrize(
     "text", ["h", "h:1", "10.0.0.1:8500", "[::1]", "[::1]:8500", "http://h", "http://h:1/p?q=a:b",
              "amqp://u:p@h:5672/%2F", "/var/run/x y.sock", "./x:y", "unix:///x", "zk:2181/chroot",
-             "default", "nats://u:p@[::1]:4222", "dir/a:b", ":0", "0.0.0.0:0"]
+             "default", "nats://u:p@[::1]:4222", "dir/a:b", ":0", "0.0.0.0:0", "http://h:1?q=a:b"]
 )  # fmt: skip
 def test_a_good_address_passes(text: str) -> None:
     assert acme("--registry_address", text).addresses == (text,)
@@ -441,6 +441,16 @@ def test_options_that_are_handed_on_to_the_base_are_options_too() -> None:
     assert (found.extra, found.given["retries"]) == (4, 5)
 
 
+def test_options_that_are_not_handed_on_are_none() -> None:
+    def init(self: Any, *, extra: int = 0) -> None:
+        Acme.__init__(self, retries=1)
+
+    settings = read("--registry_retries=5")
+    assert settings.choose("registry", type("Child", (Acme,), {"__init__": init})).token is None
+    with pytest.raises(OptionError, match="registry_extra\nAll flags"):
+        settings.check()
+
+
 # -- files -------------------------------------------------------------------------------------
 
 
@@ -591,7 +601,8 @@ def test_an_unknown_flag_is_an_error_with_the_near_miss(argv: Sequence[str], sai
 
 
 @pytest.mark.parametrize("argv", [["start"], ["--grace=1", "start"], ["--grace", "1", "start"],
-                                  ["-registry", "acme"], ["--grace=1", "--", "start"]])  # fmt: skip
+                                  ["-registry", "acme"], ["--grace=1", "--", "start"],
+                                  ["--traceback", "--"]])  # fmt: skip
 def test_what_is_no_flag_is_an_error(argv: Sequence[str]) -> None:
     with pytest.raises(OptionError, match=r"unexpected argument: '(start|-registry|--)'"):
         chosen(*argv).check()
@@ -661,6 +672,25 @@ def test_who_asked_for_a_plugin_that_is_missing_is_noted() -> None:
     assert not hasattr(caught.value, "__notes__")
 
 
+def test_a_list_of_secrets_that_cannot_be_read_is_not_shown() -> None:
+    def init(self: Any, *, keys: tuple[Secret, ...] = (Secret(CANARY),)) -> None: ...
+
+    cls = fake("registry", "keyed", __init__=init)
+    settings = read(f"--registry_keys={CANARY},,x")
+    with pytest.raises(OptionError, match="--registry_keys: the value is not a list") as caught:
+        settings.choose("registry", cls)
+    assert CANARY not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert CANARY not in settings.help({"registry": cls})
+
+
+def test_an_address_with_a_password_is_not_shown() -> None:
+    for text in (f"x://u:{CANARY}@h:x", f"x://u:{CANARY},z@h", f"h:x?token={CANARY}"):
+        with pytest.raises(OptionError, match="address [12] of [12] is no address") as caught:
+            acme("--registry_address", text)
+        assert CANARY not in str(caught.value)
+
+
 def test_secrets_are_in_no_repr(tmp_path: Path) -> None:
     settings = chosen(f"--registry_token={CANARY}", MICRO_REGISTRY_DATACENTER=CANARY)
     for shown in (settings, settings._flags, settings._environ, settings.choose("registry", Acme)):
@@ -691,6 +721,7 @@ class Colour(enum.Enum):
         (tuple[Duration, ...], "1s,1m", (1.0, 60.0)),
         (str | Path, "x", Path("x")),
         (Secret | str, "x", Secret("x")),
+        (str | Secret | None, "x", Secret("x")),
     ],
 )
 def test_the_reader_of_an_annotation(hint: Any, text: str, value: object) -> None:

@@ -139,6 +139,9 @@ class Scene:
             seen = seen - ids if event.action == "delete" else seen | ids
         return self.watcher.services == listed and seen == nodes
 
+    async def reader_has_it(self) -> bool:
+        return await self.reader.get_service(self.info.name) == [self.info]
+
     async def put(self, path: str) -> None:
         async with self.session.put(f"http://{self.address}{path}") as response:
             assert response.status == 200
@@ -163,8 +166,8 @@ def test_restart_with_its_data(backend: Any, record: Record) -> None:
 
     async def body() -> None:
         async with Scene(backend.address) as brief, Scene(backend.address, ttl=60.0) as long:
-            await asyncio.gather(*(long.put(f"/v1/kv/{n}") for n in range(500)))
-            lists = asyncio.create_task(long.lists())
+            await asyncio.gather(*(long.put(f"/v1/kv/{n}") for n in range(1000)))
+            lists = [asyncio.create_task(long.lists()) for _ in range(20)]
             await backend.kill()
             await asyncio.gather(
                 backend.start(), back := asyncio.ensure_future(moment(long.answers))
@@ -173,8 +176,9 @@ def test_restart_with_its_data(backend: Any, record: Record) -> None:
             record("R1 kept again after a restart", visible - back.result(), TTL / 3 + 2)
             await moment(lambda: settled(brief, long), 10.0)
             record("R1 watcher agrees after", time.monotonic() - back.result(), 10.0)
-            lists.cancel()
-            await asyncio.wait([lists])
+            for task in lists:
+                task.cancel()
+            await asyncio.wait(lists)
             assert long.listed
             assert [found for found in long.listed if found != [long.info]] == []
             assert long.events == []
@@ -243,6 +247,30 @@ def test_removed_by_hand(backend: Any, record: Record, path: str) -> None:
 
 async def negated(condition: Callable[[], Awaitable[bool]]) -> bool:
     return not await condition()
+
+
+def test_a_machine_that_fails_its_check(backend: Any) -> None:
+    """Its nodes are in no list, and neither are the names that only they have."""
+
+    async def body() -> None:
+        async with Scene(backend.address) as scene:
+            assert {"consul", scene.info.name} <= set(await scene.reader.list_services())
+            url = f"http://{backend.address}/v1/agent/check/register"
+            check = {"Name": "disk", "ID": "disk", "TTL": "10m"}
+            async with scene.session.put(url, json=check) as response:
+                assert response.status == 200
+            try:
+                await moment(lambda: negated(scene.reader_has_it))
+                assert await scene.reader.list_services() == []
+                await moment(scene.agrees, 5.0)
+                assert scene.actions == ["delete"]
+            finally:
+                await scene.put("/v1/agent/check/deregister/disk")
+            await moment(scene.reader_has_it)
+            await moment(scene.agrees, 5.0)
+            await scene.still_works()
+
+    asyncio.run(body())
 
 
 def test_frozen_agent(backend: Any, record: Record) -> None:

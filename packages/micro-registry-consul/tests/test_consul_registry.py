@@ -267,6 +267,22 @@ def test_names_that_a_url_cannot_carry_are_refused(consul_address: str, name: st
     asyncio.run(body())
 
 
+def test_names_of_others_that_a_url_cannot_carry_are_listed(fake_agent: Any) -> None:
+    async def body() -> None:
+        lists = {
+            "/v1/catalog/services": {"a//b": [], "dead": [], "alive": []},
+            "/v1/health/state/any": [
+                {"Node": "n", "ServiceName": "a//b"},
+                {"Node": "n", "ServiceName": "dead"},
+            ],
+        }
+        async with fake_agent() as agent, ConsulRegistry(agent.address) as registry:
+            agent.answer = lambda method, path: (200, lists.get(path.split("?")[0], []), 1)
+            assert await registry.list_services() == ["a//b", "alive"]
+
+    asyncio.run(body())
+
+
 def test_names_that_differ_in_case_are_two(consul_address: str) -> None:
     async def body() -> None:
         lower = fresh(1)
@@ -423,8 +439,8 @@ def test_a_lost_check_is_registered_at_once(fake_agent: Any, status: int) -> Non
 def test_options_are_sent(fake_agent: Any) -> None:
     async def body() -> None:
         async with fake_agent() as agent:
-            options = {"token": "t0ken", "datacenter": "dc 2", "namespace": "team", "stale": True}
-            async with ConsulRegistry(agent.address, **options) as registry:
+            options: dict[str, Any] = {"token": "t0ken", "datacenter": "dc 2", "namespace": "team"}
+            async with ConsulRegistry(agent.address, **options, stale=True) as registry:
                 agent.requests.clear()
                 await registry.register(fresh())
                 await registry.list_services()

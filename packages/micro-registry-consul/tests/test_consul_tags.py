@@ -8,7 +8,7 @@ import zlib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from micro_core.errors import OptionError
@@ -154,7 +154,7 @@ def test_names_that_differ_in_case_are_other_services() -> None:
 def test_plain_legacy_tags_are_read() -> None:
     endpoint = '{"name":"Say.Hello","request":null,"response":null,"metadata":null}'
     plain = ["v=2.0", 't={"zone":"z1"}', f"e={endpoint}"]
-    expected = ("2.0", [Endpoint("Say.Hello")], {"zone": "z1"}, {})
+    expected: Any = ("2.0", [Endpoint("Say.Hello")], {"zone": "z1"}, {})
     assert from_tags(plain) == expected
     both = [*plain, pack("v-", "2.0"), pack("t-", '{"zone":"z1"}'), pack("e-", endpoint)]
     assert from_tags(both) == expected
@@ -197,13 +197,9 @@ def test_the_tags_of_an_answer_are_bounded_together() -> None:
     assert all(node.metadata == {} for info in infos for node in info.nodes)
 
 
-def test_values_nested_without_end_are_cut() -> None:
+def test_an_endpoint_nested_without_end_is_passed_over() -> None:
     text = '{"name":"A","request":' + '{"values":[' * 400 + "]}" * 400 + "}"
-    endpoint = from_tags([pack("e-", text)])[1][0]
-    depth, value = 0, endpoint.request
-    while value is not None:
-        depth, value = depth + 1, next(iter(value.values), None)
-    assert depth == 16
+    assert from_tags([pack("e-", text), GO_TAGS[3]]) == ("1.0.0", [], {}, {})
 
 
 @pytest.mark.parametrize(
@@ -251,9 +247,10 @@ VALUES = st.recursive(
     lambda inner: st.builds(Value, TEXT, TEXT, st.lists(inner, max_size=2)),
     max_leaves=5,
 )
-ENDPOINTS = st.builds(Endpoint, TEXT, st.none() | VALUES, st.none() | VALUES, PAIRS)
+ENDPOINTS = st.builds(Endpoint, TEXT.filter(bool), st.none() | VALUES, st.none() | VALUES, PAIRS)
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         ServiceInfo, st.just("s"), TEXT.filter(bool), st.just(()), st.lists(ENDPOINTS), PAIRS
@@ -288,6 +285,7 @@ STRANGE = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(STRANGE, max_size=5))
 def test_no_tag_is_fatal(tags: list[str]) -> None:
     version, endpoints, metadata, more = from_tags(tags)

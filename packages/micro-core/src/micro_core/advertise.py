@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 from .errors import OptionError
 from .registry.base import Registry
 from .transport.address import join_address, split_address
@@ -50,6 +48,8 @@ def _is_wildcard(host: str) -> bool:
 
 
 def _is_loopback(host: str) -> bool:
+    import ipaddress
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -11,7 +11,7 @@ from .client.base import RpcClient
 from .codec.base import Codec
 from .codec.set import CodecSet
 from .errors import PluginNotFound
-from .plugins import load
+from .plugins import load, load_default
 from .registry.base import Registry
 from .selector.base import Selector
 from .server.base import RpcServer
@@ -83,4 +83,4 @@ def compose(settings: Settings, code: Mapping[str, Any]) -> Parts:
 
 
 def _codecs() -> list[Codec]:
-    return [cast(Codec, load("codec", name)()) for name in ("json", "bytes")]
+    return [cast(Codec, load_default("codec", name)()) for name in ("json", "bytes")]

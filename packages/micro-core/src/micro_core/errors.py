@@ -41,7 +41,6 @@ SettingsError                 a choice that cannot be carried out; exit code 2
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import ClassVar, Literal
 
 Happened = Literal["no", "maybe", "yes"]
@@ -85,6 +84,8 @@ class MicroError(Exception):
 
 def status_text(code: int) -> str:
     """The reason phrase of an HTTP status, ``""`` for a code that has none."""
+    from http import HTTPStatus
+
     try:
         return HTTPStatus(code).phrase
     except ValueError:

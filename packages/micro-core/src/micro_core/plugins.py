@@ -193,7 +193,7 @@ def _entries(name: str) -> Iterator[Installed]:
         kind = entry.group.removeprefix("micro.")
         if kind in BASES and kind != entry.group:
             requires = tuple(dist.requires or ())
-            yield Installed(kind, entry.name, entry.value, name, dist.version or "", requires)
+            yield Installed(kind, entry.name, entry.value, name, dist.version, requires)
 
 
 def _name_with_plugins(dist: Distribution) -> str:
@@ -201,9 +201,9 @@ def _name_with_plugins(dist: Distribution) -> str:
     try:
         if "[micro." not in (dist.read_text("entry_points.txt") or ""):
             return ""
-        name: str | None = dist.metadata["Name"]
-        return _normalized(name or "")
-    except (OSError, ValueError, KeyError):  # not one of ours, or nobody could tell whose
+        whole = {"Name", "Version"} <= set(dist.metadata)
+        return _normalized(dist.metadata["Name"]) if whole else ""
+    except (OSError, ValueError):  # not one of ours, or nobody could tell whose
         return ""
 
 

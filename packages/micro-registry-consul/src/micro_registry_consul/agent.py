@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +76,7 @@ class Agents:
         self._token = token
         self._tls = tls or (TLS() if any(url.startswith("https:") for url in urls) else None)
         self._context: ssl.SSLContext | None = None
+        self._reload_at = float("inf")
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._first = 0
         self._timeout = 5.0
@@ -82,21 +84,21 @@ class Agents:
     def open(self, timeout: float) -> None:
         """``timeout``: seconds that one operation may take at all the agents together."""
         self._timeout = timeout / len(self._urls)
-        self._context = self._tls.client_context() if self._tls else None
+        self._load_tls()
+        token = {"X-Consul-Token": self._token.reveal()} if self._token else {}
         # A blocking query holds its connection: in one pool, many would starve the heartbeats.
-        self._sessions = {False: self._session(CONNECTIONS), True: self._session(0)}
+        for blocking, limit in ((False, CONNECTIONS), (True, 0)):
+            self._sessions[blocking] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=limit, ssl=self._context or True),
+                headers={"Accept-Encoding": "identity", **token},
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeout / 2),
+                auto_decompress=False,
+            )
 
-    def _session(self, limit: int) -> aiohttp.ClientSession:
-        headers = {"Accept-Encoding": "identity"}
-        if self._token:
-            headers["X-Consul-Token"] = self._token.reveal()
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=limit, ssl=self._context or True),
-            headers=headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeout / 2),
-            auto_decompress=False,
-        )
+    def _load_tls(self) -> None:
+        """Certificates may be replaced: after a failure their files are read again."""
+        self._reload_at = float("inf")
+        self._context = self._tls.client_context() if self._tls else None
 
     async def close(self) -> None:
         sessions, self._sessions = self._sessions, {}
@@ -152,15 +154,15 @@ class Agents:
     async def _exchange(
         self, method: str, agent: str, url: str, body: object, *, blocking: bool
     ) -> Answer:
-        if self._tls and self._context is None:
-            self._context = self._tls.client_context()
+        if time.monotonic() > self._reload_at:
+            self._load_tls()
         if not (session := self._sessions.get(blocking)):
             raise failure(BackendUnavailable, agent, "the registry is closed")
         async with session.request(
             method,
             agent + url,
             json=body,
-            allow_redirects=False,
+            allow_redirects=True,
             ssl=self._context or True,
             server_hostname=self._tls.server_name if self._tls else None,
         ) as response:
@@ -174,8 +176,8 @@ class Agents:
             return Answer(agent, response.status, index, hidden, bytes(text))
 
     def _failed(self, method: str, agent: str, error: Exception, limit: float) -> BackendError:
-        self._context = None  # its files may have been replaced since they were read
         kind, text = _unsure(method), f"{type(error).__name__}: {error}"
+        self._reload_at = min(self._reload_at, time.monotonic() + 1.0)
         if _is_tls(error):
             kind, text = BackendRefused, f"TLS: {error}"
         elif isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
@@ -190,14 +192,14 @@ class Agents:
     def _demand(self, method: str, answer: Answer) -> None:
         if answer.status < 300:
             return
-        kind, remedy = {
-            401: (BackendRefused, TOKEN),
-            403: (BackendRefused, TOKEN),
-            429: (BackendUnavailable, BUSY),
-        }.get(answer.status, (BackendRefused if answer.status < 500 else _unsure(method), ""))
+        kind, remedy = BackendRefused if answer.status < 500 else _unsure(method), ""
+        if answer.status in (401, 403):
+            remedy = TOKEN
+        elif answer.status == 429:
+            kind, remedy = BackendUnavailable, BUSY
         said = answer.body.decode(errors="replace").strip()
         said = said.replace(self._token.reveal(), "***") if self._token else said
-        text = f"HTTP {answer.status}: {said[:QUOTED]}" + (f"; {remedy}" if remedy else "")
+        text = f"HTTP {answer.status}: {said[:QUOTED]}" + f"; {remedy}" * bool(remedy)
         raise failure(kind, answer.agent, text)
 
 

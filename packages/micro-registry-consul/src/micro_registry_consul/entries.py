@@ -7,6 +7,7 @@ as a JSON object. ``m-``, the service's metadata, is ours: Go neither writes nor
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import zlib
@@ -14,12 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from micro_core.errors import TooLarge
-from micro_core.registry.records import Endpoint, Node, ServiceInfo, Value
+from micro_core.registry.records import Endpoint, Node, ServiceInfo
+from micro_core.registry.wire import endpoint_from_json, endpoint_to_json
 from micro_core.security import inflate
 
 ENTRY_LIMIT = 1 << 20  # decompressed bytes of all tags of one node
 ANSWER_LIMIT = 64 << 20  # and of all nodes of one answer
-DEPTH_LIMIT = 16  # of nested values; Go writes three levels
 
 Entry = Mapping[str, Any]
 _HOST_PORT = re.compile(r"(?:\[([^]]+)\]|([^:]*)):(\d{1,5})", re.ASCII)
@@ -64,10 +65,10 @@ def _duration(seconds: float) -> str:
 def to_tags(info: ServiceInfo, node: Node) -> list[str]:
     """Go reads them as long as no foreign tag that starts with e, t or v comes first."""
     return [
-        *(_pack("t-", _dumps({key: value})) for key, value in node.metadata.items()),
-        *(_pack("e-", _dumps(_plain(endpoint))) for endpoint in info.endpoints),
+        *(_pack("t-", _dump({key: value})) for key, value in node.metadata.items()),
+        *(_pack("e-", endpoint_to_json(endpoint)) for endpoint in info.endpoints),
         _pack("v-", info.version),
-        *([_pack("m-", _dumps(dict(info.metadata)))] if info.metadata else []),
+        *([_pack("m-", _dump(dict(info.metadata)))] if info.metadata else []),
     ]
 
 
@@ -81,12 +82,9 @@ def from_tags(
     found: dict[str, list[str]] = {}
     for form, text in _texts(tags, limit):
         found.setdefault(form, []).append(text)
-    return (
-        next(iter(_of("v", found)), "") or "latest",
-        [endpoint for text in _of("e", found) if (endpoint := _endpoint(_loads(text)))],
-        {key: value for text in _of("t", found) for key, value in _strings(_loads(text))},
-        {key: value for text in _of("m", found) for key, value in _strings(_loads(text))},
-    )
+    endpoints = [endpoint for text in _of("e", found) if (endpoint := _endpoint(text))]
+    version = next(iter(_of("v", found)), "") or "latest"
+    return version, endpoints, _metadata(_of("t", found)), _metadata(_of("m", found))
 
 
 def _texts(tags: Sequence[str], limit: int) -> Iterator[tuple[str, str]]:
@@ -95,12 +93,10 @@ def _texts(tags: Sequence[str], limit: int) -> Iterator[tuple[str, str]]:
         if form in ("v=", "e=", "t="):
             yield form, text
         elif form in ("v-", "e-", "t-", "m-") and limit > 0:
-            try:
+            with contextlib.suppress(ValueError, TooLarge):
                 raw = inflate(bytes.fromhex(text), limit)
+                limit -= len(raw)
                 yield form, raw.decode()
-            except (ValueError, TooLarge):
-                continue
-            limit -= len(raw)
 
 
 def _of(kind: str, found: Mapping[str, list[str]]) -> list[str]:
@@ -112,51 +108,23 @@ def _pack(form: str, text: str) -> str:
     return form + zlib.compress(text.encode()).hex()
 
 
-def _dumps(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+def _dump(pairs: dict[str, str]) -> str:
+    return json.dumps(pairs, separators=(",", ":"))
 
 
-def _plain(endpoint: Endpoint) -> dict[str, Any]:
-    sides = {"request": _plain_value(endpoint.request), "response": _plain_value(endpoint.response)}
-    return {"name": endpoint.name, **sides, "metadata": dict(endpoint.metadata)}
-
-
-def _plain_value(value: Value | None) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    values = [_plain_value(inner) for inner in value.values]
-    return {"name": value.name, "type": value.type, "values": values or None}
-
-
-def _loads(text: str) -> dict[str, Any]:
+def _endpoint(text: str) -> Endpoint | None:
     try:
-        return _fields(json.loads(text))
-    except (ValueError, RecursionError):
-        return {}
-
-
-def _fields(data: Any) -> dict[str, Any]:
-    return cast(dict[str, Any], data) if isinstance(data, dict) else {}
-
-
-def _strings(data: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(key, value) for key, value in data.items() if isinstance(value, str)]
-
-
-def _endpoint(data: Mapping[str, Any]) -> Endpoint | None:
-    if not isinstance(name := data.get("name"), str):
+        endpoint = endpoint_from_json(text)
+    except ValueError:
         return None
-    request, response = _value(data.get("request")), _value(data.get("response"))
-    return Endpoint(name, request, response, dict(_strings(_fields(data.get("metadata")))))
+    return endpoint if endpoint.name else None
 
 
-def _value(data: Any, depth: int = DEPTH_LIMIT) -> Value | None:
-    if not (fields := _fields(data)) or not depth:
-        return None
-    values = [_value(inner, depth - 1) for inner in _items(fields.get("values"))]
-    name, type = fields.get("name"), fields.get("type")
-    return Value(str(name or ""), str(type or ""), [value for value in values if value])
-
-
-def _items(data: Any) -> Sequence[Any]:
-    return cast(Sequence[Any], data) if isinstance(data, list) else ()
+def _metadata(texts: Sequence[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        with contextlib.suppress(ValueError, RecursionError):
+            data = json.loads(text)
+            items = cast(dict[str, Any], data).items() if isinstance(data, dict) else ()
+            pairs.update((key, value) for key, value in items if isinstance(value, str))
+    return pairs

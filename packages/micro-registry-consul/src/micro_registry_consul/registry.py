@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -18,6 +18,7 @@ from micro_core.errors import (
     InvalidName,
     OptionError,
 )
+from micro_core.options import Duration
 from micro_core.registry.base import Change, Registry, RegistryFeatures
 from micro_core.registry.records import Node, ServiceInfo
 from micro_core.security import TLS, Secret, secret
@@ -40,7 +41,7 @@ class ConsulRegistry(Registry):
     datacenter: where to read; an agent registers in its own
     namespace: of everything read and written; Consul Enterprise only
     tls: how to verify the agent and what to show it; makes https of an address without a scheme
-    wait: seconds that a blocking query may last
+    wait: how long a blocking query may last
     stale: let any server answer, without a leader, too; it may miss what it has not read yet
     tags: of your own on every node; none may start with e, t or v
     """
@@ -56,7 +57,7 @@ class ConsulRegistry(Registry):
         datacenter: str | None = None,
         namespace: str | None = None,
         tls: TLS | None = None,
-        wait: float = 10.0,
+        wait: Duration = 10.0,
         stale: bool = False,
         tags: tuple[str, ...] = (),
     ) -> None:
@@ -87,6 +88,7 @@ class ConsulRegistry(Registry):
     async def _connect(self) -> None:
         if self._insecure:
             log.warning("registry consul at %s: TLS does not verify the agent", self.address)
+        self._slots = asyncio.Semaphore(WATCHES)
         self._agents.open(0.9 * min(self.operation_timeout, self.connect_timeout))
         answer = await self._agents.ask("GET", "/v1/status/leader", {})
         if not answer.body.startswith(b'"'):
@@ -180,10 +182,15 @@ class ConsulRegistry(Registry):
         for node in {check["Node"] for check in failing if not check["ServiceName"]}:
             services = await self._read(f"/v1/catalog/node-services/{_quoted(node)}")
             doubtful |= {service["Service"] for service in dict(services).get("Services") or ()}
-        dead = [name for name in names & doubtful if not await self._get_service(name)]
-        return list(names.difference(dead))
+        return [name for name in names if name not in doubtful or await self._lives(name)]
 
-    async def _changes(self, name: str) -> AsyncIterator[Change]:
+    async def _lives(self, name: str) -> bool:
+        try:
+            return bool(await self._get_service(name))
+        except (BackendRefused, InvalidName):
+            return True  # for all that this client can tell
+
+    async def _changes(self, name: str) -> AsyncGenerator[Change, None]:
         index, time = 0, asyncio.get_running_loop().time
         self._watched += 1
         try:
@@ -222,9 +229,7 @@ def _quoted(name: str) -> str:
     """One segment of a path. Raises InvalidName for what the agent would take for another path."""
     *parts, last = name.split("/")
     if {"", ".", ".."} & set(parts) or last in (".", ".."):
-        raise InvalidName(
-            f"{name!r}: Consul's HTTP API takes no empty or dot parts between slashes"
-        )
+        raise InvalidName(f"{name!r}: Consul's URLs have no empty or dot parts between slashes")
     return quote(name, safe="")
 
 

@@ -11,9 +11,8 @@ from urllib.parse import parse_qs
 
 from ..errors import status_text
 from ..message import Message
-from ..transport.address import join_address
 from ..transport.base import Socket
-from ..transport.http_server import HttpListener, ServerSocket, _bind
+from ..transport.http_server import HttpListener, ServerSocket
 from ..transport.http_socket import HttpOptions, Refused
 from .base import Delivery
 from .buffer import Buffer
@@ -129,15 +128,11 @@ class _EventSocket(ServerSocket):
     """Gives the request's target along with its header."""
 
     def on_headers_complete(self) -> None:
-        target = b"".join(self._url).decode("latin-1")
         super().on_headers_complete()
-        self._header[_TARGET] = target
+        if self._header is not None:
+            self._header[_TARGET] = self.target
 
 
 class _Listener(HttpListener):
-    async def start(self, address: str) -> None:
-        socket = await _bind(address)
-        self.address = join_address(socket.getsockname())
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: _EventSocket(self), sock=socket, ssl=None
-        )
+    def _make_socket(self) -> ServerSocket:
+        return _EventSocket(self)

@@ -93,7 +93,7 @@ class Sender:
         if node.metadata.get("secure") == "true":
             raise NotSupported(f"{node.address} wants TLS, which the broker http does not speak")
         socket = await self._pool.take(node.address)
-        cast(ClientSocket, socket)._start = _start(node.address, node.id)
+        cast(ClientSocket, socket).aim(_target(node.id))
         await socket.send(Message(_HEADER, body))
         answer = await socket.recv()
         if answer.header.get("Connection", "").lower() == "close":
@@ -118,5 +118,5 @@ class Sender:
 
 
 @lru_cache(1024)
-def _start(address: str, id: str) -> bytes:
-    return f"POST /?id={quote(id, safe='')} HTTP/1.1\r\nHost: {address}\r\n".encode()
+def _target(id: str) -> str:
+    return f"/?id={quote(id, safe='')}"

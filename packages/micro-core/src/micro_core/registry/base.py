@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
-from urllib.parse import urlsplit
 
 from ..component import Component
 from .keeper import Keeper
@@ -100,6 +98,8 @@ class Registry(Component):
         """The address of this machine that a peer of the registry can reach, IPv4 first."""
         if self.reach != "network":
             return "127.0.0.1"
+        from urllib.parse import urlsplit
+
         for address in self.addresses:
             host = urlsplit(address if "//" in address else f"//{address}").hostname
             if host and (local := _local_address_towards(host)):
@@ -152,6 +152,8 @@ def _check_record(info: ServiceInfo) -> None:
 
 
 def _local_address_towards(host: str) -> str | None:
+    import ipaddress
+
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ..backoff import Backoff
-from ..errors import InvalidName, MicroError, OptionError
+from ..errors import BackendUnavailable, InvalidName, MicroError, OptionError
 from .records import Node, ServiceInfo
 from .watcher import end
 
@@ -72,6 +72,8 @@ class Keeper:
         Raises like ``register``; the keeper goes on trying unless ``info`` itself is invalid.
         """
         async with self._lock:
+            if self._task is None:
+                raise BackendUnavailable(f"{self._named} is not kept any more: enter a new keeper")
             before, self._info = self._info, info
             try:
                 await self._register(info)

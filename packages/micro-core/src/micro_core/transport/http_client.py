@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import httptools
 
 from ..errors import error_for, status_text
-from .http_socket import BODY, HttpOptions, HttpSocket, Reason, Refused
+from .http_socket import HttpOptions, HttpSocket, Reason, Refused
 
 _SHOWN = 200  # characters of a refusal's text
 
@@ -20,9 +21,15 @@ class ClientSocket(HttpSocket):
 
     def __init__(self, address: str, options: HttpOptions) -> None:
         self.peer = address
-        super().__init__(options, f"POST / HTTP/1.1\r\nHost: {address}\r\n")
+        super().__init__(options, "")
+        self.aim("/")
+
+    def aim(self, target: str) -> None:
+        """The path and query of what is sent from now on; the caller quotes."""
+        self._start = f"POST {target} HTTP/1.1\r\nHost: {self.peer}\r\n"
 
     def _new_parser(self) -> httptools.HttpResponseParser:
+        self.on_status: Any = self._line.append
         parser = self._parser = httptools.HttpResponseParser(self)
         parser.set_dangerous_leniencies(lenient_keep_alive=True)
         return parser
@@ -35,13 +42,13 @@ class ClientSocket(HttpSocket):
         self._status = self._parser.get_status_code()
         self._header = self._take_head()
 
-    def _other_status(self, body: bytes | bytearray) -> None:
+    def _other_status(self, body: bytes) -> None:
         if self._status >= 200:
             raise Answered(self._status, body)
 
     def _peer_left(self) -> Reason:
-        if self._stage == BODY and self._status != 200:
-            return Answered(self._status, self._body).reason(self.peer)
+        if self._header is not None and self._status != 200:
+            return Answered(self._status, self._rest).reason(self.peer)
         return super()._peer_left()
 
     def refuse(self, refused: Refused) -> None:

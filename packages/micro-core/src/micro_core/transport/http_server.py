@@ -17,7 +17,7 @@ import httptools
 from ..errors import SocketClosed, status_text
 from .address import join_address, split_address
 from .base import Listener, Serve
-from .http_socket import BODY, HEAD, IDLE, HttpOptions, HttpSocket, Reason, Refused, drop
+from .http_socket import HttpOptions, HttpSocket, Reason, Refused
 from .serving import Serving
 
 log = logging.getLogger("micro.transport.http")
@@ -42,13 +42,13 @@ class ServerSocket(HttpSocket):
 
     def __init__(self, listener: HttpListener) -> None:
         self._listener = listener
-        self._url: list[bytes] = []
-        self.on_url: Any = self._url.append
         super().__init__(listener.options, "HTTP/1.1 200 OK\r\n")
 
     def _new_parser(self) -> httptools.HttpRequestParser:
-        self._parser = httptools.HttpRequestParser(self)
-        return self._parser
+        self.on_url: Any = self._line.append
+        parser = self._parser = httptools.HttpRequestParser(self)
+        parser.set_dangerous_leniencies(lenient_keep_alive=True)  # what follows is not lost
+        return parser
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -64,7 +64,6 @@ class ServerSocket(HttpSocket):
         if parser.get_method() != b"POST":
             raise self._other_method(parser.get_method())
         header = self._take_head()
-        self._url.clear()
         if "Origin" in header and header["Origin"] not in self._options.allow_origins:
             raise Refused(403, "requests with an Origin need it in allow_origins")
         if "Upgrade" in header:
@@ -73,19 +72,20 @@ class ServerSocket(HttpSocket):
             self._continue(header.pop("Expect"))
         if not parser.should_keep_alive():
             self._last = True
-        self._owed += 1
         self._header = header
-
-    def _head_size(self) -> int:
-        return super()._head_size() + sum(map(len, self._url))
 
     def _continue(self, expected: str) -> None:
         if expected.lower() != "100-continue":
             raise Refused(417, "the only expectation is 100-continue")
         self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
+    @property
+    def target(self) -> str:
+        """Path and query of the request under way."""
+        return b"".join(self._line).decode("latin-1")
+
     def _other_method(self, method: bytes) -> Refused:
-        path = b"".join(self._url).split(b"?")[0].decode("latin-1")
+        path = self.target.partition("?")[0]
         if method != b"GET" or path not in ("/_live", "/_ready"):
             return Refused(405, "messages are sent with POST")
         if (probe := self._listener.probe) is None:
@@ -93,11 +93,8 @@ class ServerSocket(HttpSocket):
         return Probed(*probe(path))
 
     def refuse(self, refused: Refused) -> None:
-        if self._last and self._stage == IDLE:  # bytes behind the message that was the last
-            self._feed = drop
-        else:
-            body = refused.body if isinstance(refused, Probed) else f"{refused}\n".encode()
-            self._answer(refused.status, body, refused.reason(self.peer))
+        body = refused.body if isinstance(refused, Probed) else f"{refused}\n".encode()
+        self._answer(refused.status, body, refused.reason(self.peer))
 
     def _answer(self, status: int, body: bytes, reason: Reason) -> None:
         """The last response, which is not a message."""
@@ -118,11 +115,12 @@ class ServerSocket(HttpSocket):
         if self.closed or self._paused:
             return
         options = self._options
-        if self._stage == HEAD and self._quiet >= options.header_timeout:
-            self.refuse(Refused(408, f"no whole head within {options.header_timeout:g} s"))
-        elif self._stage == BODY:
-            if self._quiet >= options.idle_timeout + len(self._body) / _SLOWEST:
+        if self._header is not None:
+            if self._quiet >= options.idle_timeout + len(self._rest) / _SLOWEST:
                 self.refuse(Refused(408, "the body comes too slowly"))
+        elif self._under_way():
+            if self._quiet >= options.header_timeout:
+                self.refuse(Refused(408, f"no whole head within {options.header_timeout:g} s"))
         elif not self.busy and not self._inbox and self._quiet >= options.idle_timeout:
             self.end(partial(SocketClosed, f"{self.peer} was idle"))
 
@@ -145,8 +143,11 @@ class HttpListener(Listener):
         self.address = join_address(socket.getsockname())
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: ServerSocket(self), sock=socket, backlog=_BACKLOG, ssl=None
+            self._make_socket, sock=socket, backlog=_BACKLOG, ssl=None
         )
+
+    def _make_socket(self) -> ServerSocket:
+        return ServerSocket(self)
 
     def admit(self, socket: ServerSocket) -> None:
         most = self.options.max_connections

@@ -18,12 +18,11 @@ from ..errors import BadRequest, MessageTooLarge, MicroError, SocketClosed, TooL
 from ..message import Header, Message
 from .address import join_address
 from .base import Socket
-from .http_head import decode_fields, encode_fields
+from .http_head import decode_fields, encode_head
 
-IDLE, HEAD, BODY = range(3)
 _FLUSH = 5.0  # seconds that an ended connection may take to write what it has
-_INBOX = 128  # messages, and
-_INBOX_BYTES = 1 << 20  # bytes of bodies, that wait for recv before reading pauses
+_INBOX = 1 << 20  # bytes that wait for recv before reading pauses, where
+_HEADER = 1 << 13  # a message counts as its body and so many
 _JOINED = 1 << 16  # bytes of a body that is copied behind its head rather than written apart
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 19_000}
 
@@ -58,7 +57,7 @@ class Refused(Exception):
         return partial(kind, f"{peer}: {self}", happened="maybe")
 
 
-def drop(_data: bytes) -> None:
+def _drop(_data: bytes) -> None:
     """What an ended connection does with data."""
 
 
@@ -75,7 +74,7 @@ class HttpSocket(Socket, asyncio.Protocol):
 
     def __init__(self, options: HttpOptions, start: str) -> None:
         self._options = options
-        self._start = start.encode()
+        self._start = start
         self._loop = asyncio.get_running_loop()
         self.gone: asyncio.Future[None] = self._loop.create_future()
         self._reason: Reason | None = None
@@ -85,16 +84,21 @@ class HttpSocket(Socket, asyncio.Protocol):
         self._paused = False
         self._waiter: asyncio.Future[None] | None = None
         self._blocked: set[asyncio.Future[None]] | None = None
-        self._owed = 0
         self._last = False
         self._quiet = 0.0
-        self._stage = IDLE
         self._segment = self._mark = self._stalled = 0
+        self._surely_small = min(options.max_header_bytes, 4 * options.max_headers)  # bytes
+        self._surely_fits = len(str(options.max_body))  # digits of a larger length
+        # What the parser has of the message under way. It fills the containers itself, which is
+        # faster than a callback each; of a repeated field the first counts.
         self._fresh = True
-        self._header: Header = {}
-        self._body: bytes | bytearray = b""
+        self._header: Header | None = None
+        self._line: list[bytes] = []
         self._fields: dict[bytes, bytes] = {}
-        self.on_header: Any = self._fields.setdefault  # the first of a repeated field counts
+        self._chunks: list[bytes] = []
+        self._rest = bytearray()
+        self.on_header: Any = self._fields.setdefault
+        self.on_body: Any = self._chunks.append
         self._feed: Callable[[bytes], None] = self._new_parser().feed_data
 
     # -- Socket ------------------------------------------------------------------------------
@@ -113,7 +117,7 @@ class HttpSocket(Socket, asyncio.Protocol):
             if not self._inbox:
                 self._raise_reason()
         message = self._inbox.popleft()
-        self._held -= len(message.body)
+        self._held -= len(message.body) + _HEADER
         if self._paused:
             self._resume()
         return message
@@ -126,19 +130,18 @@ class HttpSocket(Socket, asyncio.Protocol):
                 f"body of {len(body)} bytes for {self.peer}: raise max_body, "
                 f"now {self._options.max_body}, on both sides"
             )
-        fields = encode_fields(message.header, len(body))
+        head = encode_head(self._start, message.header, len(body))
         while self._blocked is not None and self._reason is None:
             await self._unblocked(self._blocked)
-        if self._reason is not None:
-            raise SocketClosed(str(self._reason()), happened="no") from self._cause
+        if self._reason is not None or self._transport.is_closing():  # a failed write shows there
+            raise self._unsendable()
         if len(body) <= _JOINED:
-            self._transport.write(b"".join((self._start, fields, body)))
+            self._transport.write(head + body)
         else:
-            self._transport.write(self._start + fields)
+            self._transport.write(head)
             self._transport.write(body)
         self._quiet = 0.0
-        self._owed -= 1
-        if self._last and self._owed <= 0:
+        if self._last and not self._inbox:
             self.end(partial(SocketClosed, f"{self.peer} had asked for its last answer"))
 
     async def close(self) -> None:
@@ -157,6 +160,13 @@ class HttpSocket(Socket, asyncio.Protocol):
     def _raise_reason(self) -> None:
         assert self._reason is not None  # noqa: S101
         raise self._reason() from self._cause
+
+    def _unsendable(self) -> SocketClosed:
+        self.end(self._peer_left())
+        assert self._reason is not None  # noqa: S101
+        error = SocketClosed(str(self._reason()), happened="no")
+        error.__cause__ = self._cause
+        return error
 
     async def _unblocked(self, blocked: set[asyncio.Future[None]]) -> None:
         waiter: asyncio.Future[None] = self._loop.create_future()
@@ -183,7 +193,7 @@ class HttpSocket(Socket, asyncio.Protocol):
         if self._reason is not None:
             return
         self._reason = reason
-        self._feed = drop
+        self._feed = _drop
         self._wake()
         self.resume_writing()
         if not linger:
@@ -220,7 +230,7 @@ class HttpSocket(Socket, asyncio.Protocol):
         self.end(self._peer_left())
 
     def _peer_left(self) -> Reason:
-        where = "" if self._stage == IDLE else " in the middle of a message"
+        where = " in the middle of a message" if self._under_way() else ""
         return partial(SocketClosed, f"{self.peer} has closed the connection{where}")
 
     def pause_writing(self) -> None:
@@ -236,14 +246,14 @@ class HttpSocket(Socket, asyncio.Protocol):
         self._segment = len(data)
         try:
             self._feed(data)
-            if self._stage:
+            if self._line or self._fields:  # under way, see there
                 self._bound_rest()
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._cause = error
             self.refuse(_refused(error))
         except Refused as refused:
             self.refuse(refused)
-        if len(self._inbox) >= _INBOX or self._held >= _INBOX_BYTES:
+        if self._held >= _INBOX:
             self._pause()
 
     def _pause(self) -> None:
@@ -252,7 +262,7 @@ class HttpSocket(Socket, asyncio.Protocol):
             self._transport.pause_reading()
 
     def _resume(self) -> None:
-        if len(self._inbox) < _INBOX // 2 and self._held < _INBOX_BYTES // 2:
+        if self._held < _INBOX // 2:
             self._paused = False
             if self._reason is None:
                 self._transport.resume_reading()
@@ -266,62 +276,66 @@ class HttpSocket(Socket, asyncio.Protocol):
     def refuse(self, refused: Refused) -> None:
         """End the connection because of what the peer sent."""
 
-    def on_message_begin(self) -> None:
-        self._stage = HEAD
-        self._fresh = True
-        self._quiet = 0.0
-        self._fields.clear()
-
     def _take_head(self) -> Header:
         """The header of the message that begins; raises Refused for one over a limit."""
-        options = self._options
-        if len(self._fields) > options.max_headers:
-            raise Refused(431, f"more than {options.max_headers} header fields")
-        if self._segment > options.max_header_bytes or not self._fresh:
-            self._bound_head(self._head_size())
+        if self._segment > self._surely_small or not self._fresh:
+            fields = self._fields
+            if len(fields) > self._options.max_headers:
+                raise Refused(431, f"more than {self._options.max_headers} header fields")
+            size = sum(len(name) + len(value) + 4 for name, value in fields.items())
+            self._bound_head(size + sum(map(len, self._line)))
         header = decode_fields(self._fields)
-        header.pop("Host", None)
-        header.pop("Transfer-Encoding", None)
-        length = header.pop("Content-Length", None)
-        if length is not None and int(length) > options.max_body:
-            raise Refused(413, f"a body of {length} bytes: the limit is {options.max_body}")
-        self._stage = BODY
+        length = header.pop("Content-Length", "")
+        if len(length) >= self._surely_fits and int(length) > self._options.max_body:
+            raise self._too_large(length)
         return header
 
-    def _head_size(self) -> int:
-        return sum(len(name) + len(value) + 4 for name, value in self._fields.items())
-
-    def on_body(self, body: bytes) -> None:
-        if not self._body:
-            self._body = body
-        else:
-            if isinstance(self._body, bytes):
-                self._body = bytearray(self._body)
-            self._body += body
-        if len(self._body) > self._options.max_body:
-            raise Refused(413, f"a body of over {self._options.max_body} bytes, which is the limit")
-
     def on_message_complete(self) -> None:
-        self._stage = IDLE
+        body = b"".join(self._chunks)  # of one chunk that is no copy
+        if self._rest:
+            self._rest += body
+            body = bytes(self._rest)
+            self._rest.clear()
+        header = self._header
         self._quiet = 0.0
-        body, self._body = self._body, b""
+        self._fresh = True
+        self._header = None
+        self._line.clear()
+        self._fields.clear()
+        self._chunks.clear()
+        if len(body) > self._options.max_body:
+            raise self._too_large(f"over {len(body) - 1}")
         if self._status != 200:
             self._other_status(body)
-            return
-        self._held += len(body)
-        self._inbox.append(Message(self._header, bytes(body)))  # bytes(bytes) is no copy
-        if self._waiter is not None:
-            self._wake()
+        else:
+            assert header is not None  # noqa: S101
+            self._held += len(body) + _HEADER
+            self._inbox.append(Message(header, body))
+            waiter = self._waiter  # as _wake does
+            if waiter is not None:
+                self._waiter = None
+                if not waiter.done():
+                    waiter.set_result(None)
 
-    def _other_status(self, body: bytes | bytearray) -> None:
+    def _other_status(self, body: bytes) -> None:
         """A response that is not a message; may raise Refused."""
 
+    def _under_way(self) -> bool:
+        return bool(self._line or self._fields)
+
     def _bound_rest(self) -> None:
-        """Of a message that goes on in the next segment: what comes without progress in its body
-        is a head or trailers, and may not grow without end."""
-        size = len(self._body)
-        if self._fresh or size > self._mark:
+        """A message goes on in the next segment. What comes without progress in its body is a
+        head or trailers, and may not grow without end."""
+        self._rest += b"".join(self._chunks)
+        self._chunks.clear()
+        size = len(self._rest)
+        if size > self._options.max_body:
+            raise self._too_large(f"over {size - 1}")
+        if self._fresh:
             self._fresh = False
+            self._quiet = 0.0
+            self._mark = -1
+        if size > self._mark:
             self._mark = size
             self._stalled = 0
         else:
@@ -331,6 +345,9 @@ class HttpSocket(Socket, asyncio.Protocol):
     def _bound_head(self, size: int) -> None:
         if size > self._options.max_header_bytes:
             raise Refused(431, f"more than {self._options.max_header_bytes} bytes of header")
+
+    def _too_large(self, size: str) -> Refused:
+        return Refused(413, f"a body of {size} bytes: the limit is {self._options.max_body}")
 
 
 def _refused(error: Exception) -> Refused:
