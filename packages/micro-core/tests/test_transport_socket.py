@@ -25,7 +25,7 @@ from micro_core.transport.memory import MemoryTransport
 ANY = {"http": "127.0.0.1:0", "memory": ""}
 
 
-def every(body: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+def every(body: Callable[..., Awaitable[None]]) -> Any:
     """Run the coroutine for each transport and loop; it must leave no task behind."""
 
     @pytest.mark.parametrize("kind", ["http", "http-uvloop", "memory"])
@@ -43,6 +43,12 @@ def every(body: Callable[..., Awaitable[None]]) -> Callable[..., None]:
             runner.run(main())
 
     return test
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that does not read delays close by this long."""
+    monkeypatch.setattr("micro_core.transport.http_socket._FLUSH", 0.2)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -173,7 +179,7 @@ async def test_many_messages_keep_their_order(kind: str) -> None:
         await sender
 
 
-# -- refusals before sending -----------------------------------------------------------------------
+# -- refusals before sending ---------------------------------------------------------------------
 
 
 @every
@@ -200,7 +206,7 @@ async def test_a_refused_message_leaves_the_socket_usable(kind: str) -> None:
         assert (await server.recv()).body == b"x" * 100
 
 
-# -- the end -----------------------------------------------------------------------------------------
+# -- the end -------------------------------------------------------------------------------------
 
 
 @every
@@ -270,8 +276,10 @@ async def test_a_recv_cancelled_as_its_message_comes_hands_it_to_nobody(kind: st
     async with linked(kind) as (client, server):
         receiving = asyncio.create_task(client.recv())
         await asyncio.sleep(0)
-        if isinstance(client, asyncio.Protocol):
-            client.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nanswer")
+        if isinstance(client, asyncio.BufferedProtocol):
+            answer = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nanswer"
+            client.get_buffer(-1)[: len(answer)] = answer  # type: ignore[index]
+            client.buffer_updated(len(answer))
         else:
             await server.send(Message({}, b"answer"))
         assert len(client._inbox) == 1  # type: ignore[attr-defined]
@@ -294,7 +302,7 @@ async def test_only_one_task_may_receive(kind: str) -> None:
         assert (await receiving).body == b"for the first"
 
 
-# -- backpressure ------------------------------------------------------------------------------------
+# -- backpressure --------------------------------------------------------------------------------
 
 
 @every
@@ -373,14 +381,14 @@ async def _send_forever(socket: Socket) -> None:
 
 async def _stuck(client: Socket, server: Socket) -> None:
     """Until a sender waits."""
-    waiting = "_blocked" if isinstance(client, asyncio.Protocol) else None
+    waiting = "_blocked" if isinstance(client, asyncio.BaseProtocol) else None
     if waiting:
         await until(lambda: bool(client._blocked))  # type: ignore[attr-defined]
     else:
         await until(lambda: bool(server._senders))  # type: ignore[attr-defined]
 
 
-# -- listeners ---------------------------------------------------------------------------------------
+# -- listeners -----------------------------------------------------------------------------------
 
 
 @every
@@ -501,7 +509,7 @@ async def test_closing_the_transport_ends_what_it_opened(kind: str) -> None:
             await again.dial(listener.address)
 
 
-# -- addresses ---------------------------------------------------------------------------------------
+# -- addresses -----------------------------------------------------------------------------------
 
 
 @every

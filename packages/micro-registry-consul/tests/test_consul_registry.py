@@ -24,6 +24,7 @@ from micro_core.errors import (
 from micro_core.registry.records import Endpoint, Node, ServiceInfo, Value
 from micro_registry_consul import ConsulRegistry
 from micro_registry_consul import registry as module
+from micro_registry_consul.entries import to_entry
 
 Consul = Callable[..., Any]
 
@@ -329,6 +330,26 @@ def test_a_watcher_sees_everything_and_the_last_one_go(consul_address: str) -> N
     asyncio.run(body())
 
 
+def test_a_quiet_service_is_in_no_doubt(consul_address: str, consul: Consul) -> None:
+    """The agent's own view of a service has a lower index than the servers give."""
+
+    async def body() -> None:
+        name, other = fresh().name, fresh()
+        path = f"/v1/health/service/{name}?passing=1&index=1&wait=1s"
+        assert await asyncio.to_thread(consul, "GET", path) == []  # makes the agent have a view
+        async with ConsulRegistry(consul_address, wait=1.0) as registry:
+            await registry.register(other)
+            await registry.deregister(other)
+            changes = registry._changes(name)
+            assert await anext(changes) == []
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(2.5):
+                    await anext(changes)
+            await changes.aclose()
+
+    asyncio.run(body())
+
+
 def test_many_watches_starve_no_heartbeat(consul_address: str) -> None:
     """150 blocking queries, of which 128 are carried at a time."""
 
@@ -432,6 +453,60 @@ def test_a_lost_check_is_registered_at_once(fake_agent: Any, status: int) -> Non
             await registry.register(info)
             path = f"/v1/agent/check/pass/service:{info.nodes[0].id}"
             assert agent.paths("PUT") == [path, "/v1/agent/service/register", path]
+
+    asyncio.run(body())
+
+
+def test_registering_waits_until_readers_see_it(
+    fake_agent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SETTLE", 5.0)
+
+    async def body() -> None:
+        old, seen = fresh(), list[dict[str, Any]]()
+        new = old.with_nodes([Node(old.nodes[0].id, "10.7.7.7:1")])
+        entries = [to_entry(info, info.nodes[0], 30.0, ()) for info in (old, new)]
+        lists: list[list[Any]] = [
+            [],
+            [],
+            [entries[0]],
+            [entries[0]],
+            [entries[1]],
+            [entries[1]],
+            [],
+        ]
+
+        def answer(method: str, path: str) -> Any:
+            if method == "PUT" or "/status/" in path:
+                return None
+            seen[:] = lists.pop(0)
+            return 200, [{"Service": entry} for entry in seen], 1
+
+        async with fake_agent() as agent, ConsulRegistry(agent.address) as registry:
+            agent.answer = answer
+            await registry.register(old)
+            assert [*seen] == [entries[0]]
+            await registry.register(new)
+            assert [*seen] == [entries[1]]
+            await registry.deregister(new)
+            assert not seen
+            assert not lists
+
+    asyncio.run(body())
+
+
+def test_no_redirect_is_followed(fake_agent: Any) -> None:
+    """It would take the token elsewhere."""
+
+    async def body() -> None:
+        async with fake_agent() as agent, fake_agent() as other:
+            head = (
+                f"HTTP/1.1 307 X\r\nLocation: http://{other.address}/\r\nContent-Length: 0\r\n\r\n"
+            )
+            agent.answer = lambda method, path: head.encode()
+            with pytest.raises(BackendRefused, match="HTTP 307"):
+                await ConsulRegistry(agent.address, token="x").connect()
+            assert other.requests == []
 
     asyncio.run(body())
 
@@ -543,6 +618,21 @@ def test_a_frozen_agent_is_left_for_the_next(fake_agent: Any) -> None:
                         await registry.register(info)
                 await registry.register(info)
                 assert "/v1/agent/service/register" in two.paths("PUT")
+
+    asyncio.run(body())
+
+
+def test_a_watch_that_is_closed_says_nothing_of_its_agent(fake_agent: Any) -> None:
+    async def body() -> None:
+        never = asyncio.Event()
+        async with fake_agent() as one, fake_agent() as two:
+            async with ConsulRegistry(one.address, two.address) as registry:
+                one.answer = lambda method, path: never.wait() if "index=" in path else None
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.1):
+                        await anext(registry._changes("x"))
+                await registry.get_service("x")
+            assert two.requests == []
 
     asyncio.run(body())
 

@@ -189,6 +189,19 @@ def test_the_tags_of_a_node_are_bounded_together() -> None:
     assert (version, sorted(metadata)) == ("1.0.0", ["a", "c"])
 
 
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_bomb_after_the_last_byte_allowed_costs_no_memory(left: int) -> None:
+    filler = '{"a":"' + "x" * 1000 + '"}'
+    tags = [pack("t-", filler), pack("t-", b"0" * (64 << 20)), GO_TAGS[3]]
+    tracemalloc.start()
+    try:
+        from_tags(tags, len(filler) + left)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
+
+
 def test_the_tags_of_an_answer_are_bounded_together() -> None:
     tags = [pack("t-", json.dumps({"a": "x" * 600_000})), GO_TAGS[3]]
     entry = {**GO_ENTRY, "Service": {**GO_ENTRY["Service"], "Tags": tags}}

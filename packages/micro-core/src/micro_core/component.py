@@ -16,7 +16,6 @@ from .errors import (
     BackendUnavailable,
     BackendUnknown,
     MicroError,
-    SettingsError,
     WrongLoop,
 )
 from .plugin import Plugin
@@ -158,7 +157,11 @@ class Component(Plugin):
     # -- what drivers use --------------------------------------------------------------------
 
     async def _ask(self, operation: Awaitable[T], what: str, *, timeout: float | None = None) -> T:
-        """Await the driver's operation under a deadline, raising nothing but MicroError."""
+        """Await the driver's operation under a deadline.
+
+        What its server does reaches the caller as MicroError; any exception of another kind is a
+        bug of the driver and passes as it is.
+        """
         limit = self.operation_timeout if timeout is None else timeout
         try:
             async with asyncio.timeout(limit):
@@ -174,11 +177,6 @@ class Component(Plugin):
             ) from error
         except OSError as error:
             raise self._failure(BackendUnavailable, f"{what}: {error}", error) from error
-        except SettingsError:
-            raise
-        except Exception as error:  # a driver's own; its text may hold anything
-            name = type(error).__name__
-            raise self._failure(BackendUnknown, f"{what}: failed with {name}", error) from error
         self._note_success()
         return result
 

@@ -162,7 +162,7 @@ class Agents:
             method,
             agent + url,
             json=body,
-            allow_redirects=True,
+            allow_redirects=False,
             ssl=self._context or True,
             server_hostname=self._tls.server_name if self._tls else None,
         ) as response:

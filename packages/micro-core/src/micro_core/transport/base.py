@@ -31,10 +31,14 @@ class Socket(ABC):
     The receive buffer is bounded: a full one pauses the peer or ends the socket with
     StreamOverflow, and never drops a message. An exception or a cancellation inside ``send`` or
     ``recv`` ends the socket, so that nobody reads an answer meant for another.
+
+    ``busy`` is set by a server while it handles a request or a stream: a listener ends idle
+    sockets, and such a one is not idle however long nothing is said.
     """
 
     local: str = ""
     peer: str = ""
+    busy: bool = False
 
     @property
     @abstractmethod

@@ -27,7 +27,7 @@ _canonical: set[str] = set()
 class MemorySocket(Socket):
     """One end of a pair. Bodies are handed over as they are, headers are copied."""
 
-    _other: MemorySocket
+    _other: MemorySocket | None = None  # until either side ends, as a cycle would need collecting
 
     def __init__(self, local: str, peer: str, max_body: int) -> None:
         self.local = local
@@ -48,7 +48,7 @@ class MemorySocket(Socket):
 
     @property
     def closed(self) -> bool:
-        return self._end != ""
+        return self._other is None
 
     async def send(self, message: Message) -> None:
         """A message refused here, with MessageTooLarge or InvalidName, leaves the socket open."""
@@ -58,10 +58,9 @@ class MemorySocket(Socket):
                 f"now {self._max_body}"
             )
         header = _copied(message.header)
-        other = self._other
-        while other._full() and not self._end:
+        while (other := self._other) is not None and other._full():
             await self._wait(other._senders)
-        if self._end:
+        if other is None:
             raise SocketClosed(self._end, happened="no")
         other._inbox.append(Message(header, message.body))
         other._held += len(message.body)
@@ -70,7 +69,7 @@ class MemorySocket(Socket):
 
     async def recv(self) -> Message:
         if not self._inbox:
-            if self._end:
+            if self._other is None:
                 raise SocketClosed(self._end)
             if self._waiter is not None:
                 raise RuntimeError("another task is receiving from this socket")
@@ -94,14 +93,15 @@ class MemorySocket(Socket):
     def leave(self) -> None:
         self._inbox.clear()
         self._held = 0
-        self._finish(f"the socket to {self.peer} is closed")
-        self._other._finish(f"{self.local} has closed the connection")
+        if (other := self._other) is not None:
+            self._finish(f"the socket to {self.peer} is closed")
+            other._finish(f"{self.local} has closed the connection")
 
     def _finish(self, text: str) -> None:
-        self._end = self._end or text
+        self._end = text
+        self._other = None
         self._wake()
         _release(self._senders)
-        _release(self._other._senders)
 
     def _full(self) -> bool:
         return len(self._inbox) >= _UNREAD or self._held >= _UNREAD_BYTES
