@@ -67,6 +67,7 @@ def types(session: nox.Session) -> None:
     for package in PACKAGES:
         hatch(session, "mypy", f"packages/{package}/src")
     hatch(session, "mypy", "examples/greeter", "examples/tour.py")
+    hatch(session, "mypy", "benchmarks")
     hatch(session, "pyright")
 
 

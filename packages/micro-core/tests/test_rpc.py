@@ -684,6 +684,26 @@ async def test_a_stream_may_have_a_deadline(world: World) -> None:
         await handler.cancelled.wait()
 
 
+def test_a_connection_whose_handler_runs_is_not_idle() -> None:
+    async def body() -> None:
+        async with AsyncExitStack() as stack:
+            registry = await stack.enter_async_context(MemoryRegistry("rpc"))
+            world = World("http", stack, registry)
+            handler = Handler()
+            service = Service(
+                "s", registry=registry, transport=HttpTransport(idle_timeout=0.1), broker="memory"
+            )
+            service.handle(handler)
+            await stack.enter_async_context(service)
+            client = await world.client()
+            call = asyncio.create_task(client.call("s", "Handler.Hang", Ask("a"), Ask))
+            await asyncio.sleep(0.5)  # five times what would be idle
+            handler.release.set()
+            assert await call == Ask("a")
+
+    asyncio.run(body())
+
+
 # -- stopping ------------------------------------------------------------------------------------
 
 

@@ -124,14 +124,20 @@ class Connection:
         while True:
             handling = self._handling(*await self._next_request())
             self.running += 1
+            self._socket.busy = True
             try:
                 waited = await _noticing(handling, self._hand_over)
             finally:
                 self.running -= 1
-                if self._server.draining and not self.running:
-                    self._server.note_idle()
+                if not self.running:
+                    self._rest()
             if waited and not await self._wait_for_turn():
                 return
+
+    def _rest(self) -> None:
+        self._socket.busy = False
+        if self._server.draining:
+            self._server.note_idle()
 
     async def _next_request(self) -> tuple[RpcRequest, str, str | None]:
         """The next message that is not of a stream under way."""
