@@ -31,6 +31,9 @@ def hatch(session: nox.Session, *command: str, env: str = "default") -> None:
     """Run in the workspace environment; the first run makes it, the next take seconds."""
     variables = {**backends(), "HATCH_DATA_DIR": str(ROOT / ".venv" / "hatch")}
     variables.update({k: v for k, v in os.environ.items() if k.startswith("MICRO_")})
+    # pyenv's shims answer only for the version that is switched on
+    pyenv = sorted(map(str, Path.home().glob(".pyenv/versions/3.1[123].*/bin")), reverse=True)
+    variables["PATH"] = os.pathsep.join([os.environ["PATH"], *pyenv])
     # UV_PYTHON would send the installs of hatch into another environment
     session.run(*HATCH, "-e", env, "run", *command, env={**variables, "UV_PYTHON": None})
 
@@ -51,8 +54,16 @@ def test(session: nox.Session) -> None:
 
 @nox.session
 def full(session: nox.Session) -> None:
-    """Everything, long runs included, on every real server."""
+    """Everything, long runs included, on every real server and every Python."""
     hatch(session, "pytest", "--require-backends", *session.posargs)
+    compat(session)
+
+
+@nox.session
+def compat(session: nox.Session) -> None:
+    """The core and the suite on the other Pythons that are supported and found here."""
+    for version in ("3.12", "3.13"):
+        hatch(session, "pytest", "-m", "not full", "packages", env=f"compat.py{version}")
 
 
 @nox.session

@@ -96,3 +96,12 @@ def test_a_killed_node_is_gone_within_its_ttl(
     print(f"{registry_address[0]}: gone {seconds:.2f} s after kill -9, TTL {TTL:g} s")
     record_property("seconds", seconds)
     assert seconds <= TTL + 1.0
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("round_", range(10))
+def test_rolling_restarts_again_and_again(
+    round_: int, registry_address: tuple[str, str], record_property: pytest.RecordProperty
+) -> None:
+    test_a_rolling_restart_fails_no_call(registry_address, record_property)

@@ -68,8 +68,9 @@ def _drop(_data: memoryview) -> None:
 class HttpSocket(Socket, asyncio.BufferedProtocol):
     """What both sides share. The parser calls the ``on_`` methods from ``buffer_updated``.
 
-    It is a BufferedProtocol because asyncio otherwise allocates 256 KiB for every read, which took
-    longer than parsing a message. ``gone`` is done when the connection is closed in the operating system too.
+    ``gone`` is done when the connection is closed in the operating system too. It is a
+    BufferedProtocol because asyncio otherwise allocates 256 KiB for every read, which took
+    longer than parsing a message.
     """
 
     _transport: asyncio.Transport
