@@ -59,7 +59,7 @@ class Component(Plugin):
         self.addresses: tuple[str, ...] = addresses or tuple(filter(None, [self.default_address]))
         self._users: set[int] = set()
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
-        self._gate = asyncio.Lock()
+        self._locked: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
         self._health = Health("closed", time.monotonic())
 
     # -- what users call ---------------------------------------------------------------------
@@ -103,7 +103,7 @@ class Component(Plugin):
         """Connect on behalf of ``user``; the first user's call opens."""
         if self._home is not None:
             self._check_home()
-        async with self._gate:
+        async with self._gate():
             if self._home is None:
                 await self._open()
             self._users.add(id(user))
@@ -113,10 +113,17 @@ class Component(Plugin):
         if self._home is None:
             return
         self._check_home()
-        async with self._gate:
+        async with self._gate():
             self._users.discard(id(user))
             if not self._users and self._is_open():  # another user may have closed meanwhile
                 await self._shut()
+
+    def _gate(self) -> asyncio.Lock:
+        """One for the loop at hand: a closed component may be connected again in another."""
+        loop = asyncio.get_running_loop()
+        if self._locked is None or self._locked[0] is not loop:
+            self._locked = (loop, asyncio.Lock())
+        return self._locked[1]
 
     def _is_open(self) -> bool:
         return self._home is not None

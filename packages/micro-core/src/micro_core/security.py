@@ -82,6 +82,8 @@ def inflate(data: bytes, limit: int = 1 << 20) -> bytes:
 
     Raises TooLarge for a longer result and ValueError for anything that is not one whole stream.
     """
+    if limit < 1:
+        raise TooLarge("nothing may be decompressed any more")  # zlib takes 0 for no limit
     stream = zlib.decompressobj()
     try:
         text = stream.decompress(data, limit)

@@ -184,16 +184,18 @@ class Watcher:
         """Returns when the changes end, raises what they or a list raise."""
         changes = self._registry._changes(self.name)
         if changes is None:
+            await self._sync()
             await self._resync(self._registry.poll_interval)
             return
-        receive = asyncio.create_task(self._receive(changes))  # before the list is read
-        resync = asyncio.create_task(self._resync(self._registry.resync_interval))
+        tasks = [asyncio.create_task(self._receive(changes))]  # before the list is read
         try:
-            done, _ = await asyncio.wait((receive, resync), return_when=asyncio.FIRST_COMPLETED)
+            await self._sync()  # to its end, also if the changes have ended meanwhile
+            tasks.append(asyncio.create_task(self._resync(self._registry.resync_interval)))
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            await end(receive, resync, limit=self._registry.close_timeout)
+            await end(*tasks, limit=self._registry.close_timeout)
 
     async def _receive(self, changes: AsyncIterator[Change]) -> None:
         try:
@@ -205,8 +207,8 @@ class Watcher:
 
     async def _resync(self, interval: float) -> None:
         while True:
-            await self._sync()
             await asyncio.sleep(interval)
+            await self._sync()
 
     async def _sync(self) -> None:
         """Read the list; one that was asked for before a change came is asked for again."""
