@@ -41,7 +41,8 @@ class Process:
 
     def _read(self, output: IO[str]) -> None:
         for line in output:
-            print(f"  {line}", end="", flush=True)
+            # of a log line, what it says
+            print(f"  {line.rpartition(' INFO micro: ')[2]}", end="", flush=True)
             with self._seen:
                 self.lines.append(line)
                 self._seen.notify_all()

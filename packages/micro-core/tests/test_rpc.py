@@ -723,6 +723,30 @@ async def test_a_stop_lets_running_calls_finish(world: World) -> None:
 
 
 @over_every_transport
+async def test_a_client_that_has_not_heard_of_the_stop_is_served(world: World) -> None:
+    """Nobody is connected when the stop begins, and one is still on its way."""
+    service = await world.service("s", Handler())
+    assert service.node is not None
+    address = service.node.address
+    service.running._delay = 5.0
+    stop = asyncio.create_task(service.stop())
+    while await world.registry.get_service("s"):
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.1)
+    transport = world.make()
+    async with transport:
+        socket = await transport.dial(address)
+        header = mucp.request_header(RpcRequest("s", "Handler.Echo", "application/json"), "1", 0.0)
+        await socket.send(Message(header, b'{"text":"late"}'))
+        reply = await socket.recv()
+        assert reply.body == b'{"text":"late"}'
+        assert reply.header["Connection"] == "close"
+        await socket.close()
+    async with asyncio.timeout(2.0):
+        await stop
+
+
+@over_every_transport
 async def test_what_outlasts_the_grace_is_cancelled(world: World) -> None:
     handler = Handler()
     service = await world.service("s", handler)

@@ -20,6 +20,7 @@ from .base import Dispatch, RpcServer
 
 log = logging.getLogger("micro.server.mucp")
 _STREAM_BUFFER = 128
+_QUIET = 0.5  # seconds without a connection after which no client is expected to come
 _Condition = Callable[[], bool]
 _Steps = Coroutine[Any, None, None]
 
@@ -43,7 +44,12 @@ class MucpServer(RpcServer):
 
     async def drain(self, delay: float) -> None:
         self.draining = True
-        await self._wait(lambda: not self._connections, delay)
+        deadline = asyncio.get_running_loop().time() + delay
+        while (left := deadline - asyncio.get_running_loop().time()) > 0:
+            await self._wait(lambda: not self._connections, left)
+            # a client that has not heard of the withdrawal yet may be about to dial
+            if not await self._wait(lambda: bool(self._connections), min(_QUIET, left)):
+                return
 
     async def stop(self, grace: float) -> None:
         self.draining = True
@@ -55,6 +61,7 @@ class MucpServer(RpcServer):
     async def _serve(self, socket: Socket) -> None:
         connection = Connection(socket, self._dispatch, self)
         self._connections.add(connection)
+        self._changed.set()
         try:
             await connection.run()
         finally:
@@ -65,12 +72,14 @@ class MucpServer(RpcServer):
         """A connection has no request under way any more."""
         self._changed.set()
 
-    async def _wait(self, done: _Condition, seconds: float) -> None:
+    async def _wait(self, done: _Condition, seconds: float) -> bool:
+        """Whether ``done`` came true in time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while not done():
                     self._changed.clear()
                     await self._changed.wait()
+        return done()
 
 
 class Connection:
