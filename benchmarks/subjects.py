@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import floor_http
@@ -36,9 +37,11 @@ class Subject:
 
 
 @asynccontextmanager
-async def serve_floor_http() -> AsyncIterator[str]:
+async def serve_floor_http(
+    protocol: type[asyncio.BaseProtocol] = floor_http.Server,
+) -> AsyncIterator[str]:
     sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    server = asyncio.create_task(floor_http.serve(sock))
+    server = asyncio.create_task(floor_http.serve(sock, protocol))
     try:
         yield f"127.0.0.1:{sock.getsockname()[1]}"
     finally:
@@ -47,11 +50,13 @@ async def serve_floor_http() -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def connect_floor_http(address: str, in_flight: int) -> AsyncIterator[list[Call]]:
+async def connect_floor_http(
+    address: str, in_flight: int, kind: type[floor_http.Connection] = floor_http.Connection
+) -> AsyncIterator[list[Call]]:
     host, _, port = address.rpartition(":")
     loop = asyncio.get_running_loop()
     connections = [
-        (await loop.create_connection(lambda: floor_http.Connection(address), host, int(port)))[1]
+        (await loop.create_connection(lambda: kind(address), host, int(port)))[1]
         for _ in range(in_flight)
     ]
     try:
@@ -156,6 +161,11 @@ SUBJECTS = {
     subject.name: subject
     for subject in (
         Subject("floor-http", connect_floor_http, serve_floor_http),
+        Subject(
+            "floor-buffered",
+            partial(connect_floor_http, kind=floor_http.BufferedConnection),
+            partial(serve_floor_http, floor_http.BufferedServer),
+        ),
         Subject("micro-http", connect_micro, serve_micro),
         Subject("grpc.aio", connect_grpc, serve_grpc, frozenset({"asyncio"})),
         Subject("floor-memory", connect_floor_memory),

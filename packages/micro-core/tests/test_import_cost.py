@@ -7,13 +7,14 @@ import sys
 
 import pytest
 
-LIMIT = 0.040  # seconds of processor time above ``import asyncio``
 RUNS = 15
 MEASURE = """
-import asyncio, time
+import time
 begin = time.process_time()
+import asyncio
+middle = time.process_time()
 import micro_core
-print(time.process_time() - begin)
+print(middle - begin, time.process_time() - middle)
 """
 LATER = (
     "aiohttp",
@@ -35,10 +36,18 @@ def python(code: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
-def test_importing_costs_at_most_40_ms_more_than_asyncio() -> None:
-    """Processor time, and the least of many runs: what else the machine does must not count."""
-    seconds = min(float(python(MEASURE)) for _ in range(RUNS))
-    assert seconds <= LIMIT, f"{1000 * seconds:.1f} ms: see python -X importtime"
+def test_importing_costs_less_than_importing_asyncio(
+    record_property: pytest.RecordProperty,
+) -> None:
+    """Processor time, and the least of many runs: what else the machine does must not count.
+
+    The aim is 40 ms; a ratio holds on slower machines, too.
+    """
+    runs = [tuple(map(float, python(MEASURE).split())) for _ in range(RUNS)]
+    asyncio, micro_core = (min(column) for column in zip(*runs, strict=True))
+    print(f"import micro_core: {1000 * micro_core:.1f} ms above asyncio's {1000 * asyncio:.1f}")
+    record_property("milliseconds", 1000 * micro_core)
+    assert micro_core < asyncio, "see python -X importtime"
 
 
 @pytest.mark.parametrize("module", ["micro_core", "micro_core.client.client"])

@@ -10,7 +10,8 @@ from .errors import InvalidName
 Header = dict[str, str]
 
 _CANONICAL: dict[str, str] = {}
-_CANONICAL_LIMIT = 4096
+_KEPT = 4096  # names, which come from peers, of at most
+_KEPT_LENGTH = 64
 
 
 @dataclass(slots=True)
@@ -30,7 +31,9 @@ def canonical(name: str) -> str:
     known = _CANONICAL.get(name)
     if known is None:
         known = "-".join(part[:1].upper() + part[1:].lower() for part in name.split("-"))
-        if len(_CANONICAL) < _CANONICAL_LIMIT:  # names come from peers
+        if len(_CANONICAL) >= _KEPT:
+            _CANONICAL.clear()  # not full for ever of what somebody made up
+        if len(name) <= _KEPT_LENGTH:
             _CANONICAL[name] = known
     return known
 
