@@ -180,6 +180,7 @@ def over_every_transport(body: Body) -> Callable[[str], None]:
 def quick_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MICRO_DRAIN_DELAY", "0")
     monkeypatch.setenv("MICRO_GRACE", "1")
+    monkeypatch.setenv("MICRO_CLIENT_FORWARD", "tenant")
 
 
 # -- answers and errors --------------------------------------------------------------------------
@@ -384,6 +385,22 @@ async def test_the_handler_sees_metadata_without_case_and_nothing_of_the_protoco
     assert (told["service"], told["endpoint"], told["tenant"]) == ("s", "Handler.Tell", "7")
     assert told["metadata"] == ["Tenant", "X-Other"]
     assert 1.0 < told["remaining"] <= 2.0
+
+
+@over_every_transport
+async def test_a_handlers_calls_pass_on_trace_keys_and_what_is_asked_for(world: World) -> None:
+    await world.service("leaf", Handler())
+    middle = await world.service("middle")
+
+    class Middle:
+        async def ask(self, request: Ask) -> Any:
+            return await middle.client.call("leaf", "Handler.Tell", request)
+
+    middle.handle(Middle())
+    client = await world.client()
+    sent = {"tenant": "7", "authorization": "Bearer x", "traceparent": "t", "other": "o"}
+    told = await client.call("middle", "Middle.Ask", Ask("a"), metadata=sent)
+    assert told["metadata"] == ["Tenant", "Traceparent"]
 
 
 # -- what may be repeated ------------------------------------------------------------------------

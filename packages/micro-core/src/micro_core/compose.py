@@ -11,6 +11,7 @@ from .client.base import RpcClient
 from .codec.base import Codec
 from .codec.set import CodecSet
 from .errors import PluginNotFound
+from .message import canonical
 from .plugins import load, load_default
 from .registry.base import Registry
 from .selector.base import Selector
@@ -42,6 +43,7 @@ class Parts:
     client: RpcClient
     timeout: float | None
     make_server: Callable[[], RpcServer]
+    forward: frozenset[str] = frozenset()
     store: Store | None = None
 
     def rpc_client(self, protocol: str, transport: str) -> RpcClient | None:
@@ -70,6 +72,7 @@ def compose(settings: Settings, code: Mapping[str, Any]) -> Parts:
     transport: Transport = choose("transport")
     needs: dict[type, object] = {Registry: registry, Transport: transport}
     codec: Codec = choose("codec")
+    wants_store = code.get("store") is not None or settings.source("store")
     return Parts(
         registry=registry,
         transport=transport,
@@ -78,6 +81,8 @@ def compose(settings: Settings, code: Mapping[str, Any]) -> Parts:
         codecs=CodecSet(_codecs(), codec),
         client=choose("client", needs),
         timeout=settings.core("client_request_timeout", None, 5.0),
+        store=settings.choose("store", code.get("store")) if wants_store else None,
+        forward=frozenset(map(canonical, settings.core("client_forward"))),
         make_server=lambda: cast(RpcServer, choose("server", needs)),
     )
 

@@ -76,6 +76,8 @@ class Running:
         parts = self.parts
         await self._hold(parts.registry)
         await self._hold(parts.transport)
+        if parts.store is not None:
+            await self._hold(parts.store)
         if self._service.topics:
             await self._hold(parts.broker)
         await self._service.client.open(parts)

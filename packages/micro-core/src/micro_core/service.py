@@ -103,6 +103,14 @@ class Service:
             raise LookupError(f"service {self.name} is not running")
         return self._running
 
+    @property
+    def store(self) -> Store:
+        """The open store. Raises LookupError when none was chosen, or it does not run."""
+        store = self.running.parts.store
+        if store is None:
+            raise LookupError(f"service {self.name} has no store: choose one with store=")
+        return store
+
     # -- what it offers ----------------------------------------------------------------------
 
     def handle(self, handler: object, *, name: str | None = None) -> None:

@@ -256,7 +256,7 @@ class Client:
             await parts.broker.acquire(self)
             self._broker_open = True
         content_type = content_type or parts.codecs.content_type_for(message)
-        header = self._metadata(metadata)
+        header = self._metadata(parts, metadata)
         header["Content-Type"] = content_type
         header["Micro-Topic"] = topic
         header["Micro-Id"] = os.urandom(16).hex()
@@ -287,14 +287,15 @@ class Client:
     ) -> RpcRequest:
         content_type = content_type or parts.codecs.content_type_for(value)
         body = parts.codecs.encode(content_type, value)
-        return RpcRequest(service, endpoint, content_type, body, self._metadata(metadata))
+        return RpcRequest(service, endpoint, content_type, body, self._metadata(parts, metadata))
 
-    def _metadata(self, metadata: Mapping[str, str] | None) -> Header:
-        """What the caller gave, over the trace keys of the call being handled."""
+    def _metadata(self, parts: Parts, metadata: Mapping[str, str] | None) -> Header:
+        """What the caller gave, over what is passed on of the call being handled."""
         header: Header = {}
         call = maybe_current()
         if call is not None:
-            header = {name: v for name, v in call.metadata.items() if name in TRACE_KEYS}
+            passed_on = TRACE_KEYS | parts.forward
+            header = {name: v for name, v in call.metadata.items() if name in passed_on}
         if metadata:
             header.update(checked_header(metadata))
         if self.name:

@@ -7,6 +7,7 @@ import weakref
 from typing import ClassVar
 
 from ..errors import BackendUnavailable
+from ..options import Duration
 from .address import split_address
 from .base import Listener, Serve, Socket, Transport
 from .http_client import ClientSocket
@@ -41,9 +42,9 @@ class HttpTransport(Transport):
         max_header_bytes: int = 16 * 1024,
         max_headers: int = 100,
         max_connections: int = 10_000,
-        header_timeout: float = 10.0,
-        idle_timeout: float = 90.0,
-        connect_timeout: float = 5.0,
+        header_timeout: Duration = 10.0,
+        idle_timeout: Duration = 90.0,
+        connect_timeout: Duration = 5.0,
         allow_origins: tuple[str, ...] = (),
     ) -> None:
         super().__init__(*addresses)
