@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from in_loops import until
 
 from micro_core.broker.http import BROADCAST, SERVICE, HttpBroker
 from micro_core.broker.subscription import Event
@@ -58,12 +59,6 @@ def in_loop(body: Callable[..., Awaitable[None]]) -> Callable[..., None]:
         assert len(os.listdir("/proc/self/fd")) <= before
 
     return test
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(15):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 class Seen:

@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import Awaitable, Callable
 
 import pytest
+from in_loops import in_loop, until
 
 from micro_core.broker.memory import MemoryBroker
 from micro_core.broker.subscription import Event
 from micro_core.errors import BackendError, BackendRefused, PublishUnknown, WrongLoop
 from micro_core.message import Message
-
-Body = Callable[..., Awaitable[None]]
-
-
-def in_loop(body: Body) -> Callable[..., None]:
-    @functools.wraps(body)
-    def test(**fixtures: object) -> None:
-        async def main() -> None:
-            async with asyncio.timeout(30):
-                await body(**fixtures)
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-
-        asyncio.run(main())
-
-    return test
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 class Seen:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from in_loops import in_loop, until
 
 from micro_core.broker.base import BrokerFeatures, PublishOptions
 from micro_core.broker.memory import MemoryBroker
@@ -19,25 +18,6 @@ from micro_core.errors import BackendUnavailable, CodecError, NotFound
 from micro_core.message import Message
 
 QUICK = (0.001, 0.005)
-
-
-def in_loop(body: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    @functools.wraps(body)
-    def test(**fixtures: object) -> None:
-        async def main() -> None:
-            async with asyncio.timeout(30):
-                await body(**fixtures)
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-
-        asyncio.run(main())
-
-    return test
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 class Handler:

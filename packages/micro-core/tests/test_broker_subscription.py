@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 import pytest
+from in_loops import until
 
 from micro_core.broker.base import (
     BrokerFeatures,
@@ -45,12 +46,6 @@ def in_loop(body: Body) -> Callable[..., None]:
         asyncio.run(main())
 
     return test
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 class Seen:

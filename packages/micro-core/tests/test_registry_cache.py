@@ -3,43 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import gc
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Self
 from unittest.mock import patch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from in_loops import in_loop, until
 
 from micro_core.errors import BackendRefused, BackendUnavailable, InvalidName, WrongLoop
 from micro_core.registry import cache as module
 from micro_core.registry.cache import Ledger, RegistryCache, ServiceView
 from micro_core.registry.memory import MemoryRegistry
 from micro_core.registry.records import Node, ServiceInfo
-
-Body = Callable[..., Awaitable[None]]
-
-
-def in_loop(body: Body) -> Callable[..., None]:
-    @functools.wraps(body)
-    def test(**fixtures: object) -> None:
-        async def main() -> None:
-            async with asyncio.timeout(20):
-                await body(**fixtures)
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-
-        asyncio.run(main())
-
-    return test
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 def info(*ids: str, version: str = "1", name: str = "greeter", port: int = 1) -> ServiceInfo:

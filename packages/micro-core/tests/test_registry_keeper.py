@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import pytest
+from in_loops import in_loop
 
 from micro_core.errors import BackendUnavailable, InvalidName, OptionError
 from micro_core.registry.keeper import Keeper
 from micro_core.registry.memory import MemoryRegistry
 from micro_core.registry.records import Endpoint, Node, ServiceInfo
 
-Body = Callable[..., Awaitable[None]]
 TTL = 0.6
-
-
-def in_loop(body: Body) -> Callable[..., None]:
-    @functools.wraps(body)
-    def test(**fixtures: object) -> None:
-        async def main() -> None:
-            async with asyncio.timeout(20):
-                await body(**fixtures)
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-
-        asyncio.run(main())
-
-    return test
 
 
 async def until(condition: Callable[[], bool]) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import signal
 import stat
@@ -12,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,13 @@ from unittest.mock import patch
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from in_loops import in_loop
 
 from micro_core.errors import BackendRefused, BackendUnavailable, MicroError
 from micro_core.registry import local as module
 from micro_core.registry.local import HEADER, LIMIT, LocalRegistry
 from micro_core.registry.records import Endpoint, Node, ServiceInfo
 from micro_core.registry.wire import to_json
-
-Body = Callable[..., Awaitable[None]]
 
 SERVICE = """
 import asyncio, sys
@@ -43,19 +41,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-def in_loop(body: Body) -> Callable[..., None]:
-    @functools.wraps(body)
-    def test(**fixtures: object) -> None:
-        async def main() -> None:
-            async with asyncio.timeout(30):
-                await body(**fixtures)
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-
-        asyncio.run(main())
-
-    return test
 
 
 @contextmanager

@@ -3,35 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import gc
 import weakref
-from collections.abc import Awaitable, Callable
+
+from in_loops import in_loop, until
 
 from micro_core.hub import hub
 from micro_core.registry.memory import MemoryRegistry, RegistryHub
 from micro_core.registry.records import Endpoint, Node, ServiceInfo
-
-Body = Callable[..., Awaitable[None]]
-
-
-def in_loop(body: Body) -> Callable[..., None]:
-    @functools.wraps(body)
-    def test(**fixtures: object) -> None:
-        async def main() -> None:
-            async with asyncio.timeout(20):
-                await body(**fixtures)
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-
-        asyncio.run(main())
-
-    return test
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 def info(*ids: str, version: str = "1", name: str = "greeter") -> ServiceInfo:

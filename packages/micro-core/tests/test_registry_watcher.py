@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal, cast
 from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_loops import in_loop, until
 
 from micro_core.backoff import Backoff
 from micro_core.errors import BackendUnavailable
@@ -21,29 +21,9 @@ from micro_core.registry.memory import MemoryRegistry
 from micro_core.registry.records import Endpoint, Node, RegistryEvent, ServiceInfo
 from micro_core.registry.watcher import Watcher, end
 
-Body = Callable[..., Awaitable[None]]
 Mode = Literal["lists", "events", "polled"]
 MODES: tuple[Mode, ...] = ("lists", "events", "polled")
 every_mode = pytest.mark.parametrize("mode", MODES)
-
-
-def in_loop(body: Body) -> Callable[..., None]:
-    @functools.wraps(body)
-    def test(**fixtures: object) -> None:
-        async def main() -> None:
-            async with asyncio.timeout(20):
-                await body(**fixtures)
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-
-        asyncio.run(main())
-
-    return test
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 def info(*ids: str, version: str = "1", port: int = 1) -> ServiceInfo:

@@ -9,12 +9,13 @@ import os
 import random
 import socket as sockets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from in_loops import in_loop, until
 
 from micro_core.errors import BackendUnavailable, BadRequest, MicroError, SocketClosed, TooLarge
 from micro_core.message import Message
@@ -28,25 +29,6 @@ HELLO = POST + b"Content-Length: 5\r\nX: 1\r\n\r\nhello"
 
 Reader: TypeAlias = asyncio.StreamReader
 Writer: TypeAlias = asyncio.StreamWriter
-
-
-def in_loop(body: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    @functools.wraps(body)
-    def test(**fixtures: object) -> None:
-        async def main() -> None:
-            async with asyncio.timeout(60):
-                await body(**fixtures)
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-
-        asyncio.run(main())
-
-    return test
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 class Serving:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import logging
 import random
 import socket as sockets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from in_loops import in_loop, until
 
 from micro_core.errors import (
     BackendUnavailable,
@@ -34,25 +34,6 @@ from micro_core.transport.http_head import _received, _sent
 
 CAPTURES = json.loads((Path(__file__).parent / "data/mucp-transport-http.json").read_text())
 OK = b"HTTP/1.1 200 OK\r\n"
-
-
-def in_loop(body: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    @functools.wraps(body)
-    def test(**fixtures: object) -> None:
-        async def main() -> None:
-            async with asyncio.timeout(60):
-                await body(**fixtures)
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-
-        asyncio.run(main())
-
-    return test
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 class Peer:

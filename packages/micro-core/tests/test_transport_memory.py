@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import gc
 import weakref
-from collections.abc import Awaitable, Callable
 
 import pytest
+from in_loops import in_loop
 
 from micro_core.errors import BackendUnavailable, WrongLoop
 from micro_core.message import Message
 from micro_core.transport.base import Socket
 from micro_core.transport.memory import MemoryTransport
-
-
-def in_loop(body: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    @functools.wraps(body)
-    def test(**fixtures: object) -> None:
-        async def main() -> None:
-            async with asyncio.timeout(30):
-                await body(**fixtures)
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-
-        asyncio.run(main())
-
-    return test
 
 
 async def echo(socket: Socket) -> None:

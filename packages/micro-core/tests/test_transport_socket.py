@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+from in_loops import until
 
 from micro_core.errors import (
     BackendUnavailable,
@@ -50,12 +51,6 @@ def every(body: Callable[..., Awaitable[None]]) -> Any:
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that does not read delays close by this long."""
     monkeypatch.setattr("micro_core.transport.http_socket._FLUSH", 0.2)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 def make(kind: str, **options: Any) -> Transport:

@@ -4,59 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object) -> str | None:
     return ascii(val)[:40] if isinstance(val, str) else None
-
-
-def missing(request: pytest.FixtureRequest, why: str) -> NoReturn:
-    if request.config.getoption("--require-backends", default=False):
-        pytest.fail(why)
-    pytest.skip(why)
-
-
-def setting(name: str) -> str:
-    """From the environment, else from what backends/up wrote."""
-    if value := os.environ.get(name):
-        return value
-    file = ROOT / ".backends.env"
-    lines = file.read_text().splitlines() if file.exists() else []
-    return dict(line.split("=", 1) for line in lines if "=" in line).get(name, "")
-
-
-@pytest.fixture(scope="session")
-def consul_address(request: pytest.FixtureRequest) -> str:
-    address = setting("MICRO_TEST_CONSUL")
-    if not address:
-        missing(request, "no Consul: run backends/up, or set MICRO_TEST_CONSUL=host:port")
-    try:
-        leader = ask(address, "GET", "/v1/status/leader")
-    except OSError as error:
-        missing(request, f"Consul at {address} does not answer: {error}")
-    assert leader, f"Consul at {address} has no leader"
-    return address
-
-
-@pytest.fixture(scope="session")
-def compose_files(request: pytest.FixtureRequest) -> list[str]:
-    """For servers that a test breaks."""
-    files = setting("MICRO_TEST_COMPOSE")
-    if not files:
-        missing(request, "no docker compose: run backends/up, or set MICRO_TEST_COMPOSE=file:file")
-    return files.split(":")
 
 
 def ask(address: str, method: str, path: str, body: object = None) -> Any:
