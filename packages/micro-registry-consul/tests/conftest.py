@@ -1,4 +1,4 @@
-"""Where the tests' Consul comes from, and an agent of their own to look at requests."""
+"""Consul without the driver, and an agent of the tests' own to look at requests."""
 
 from __future__ import annotations
 
