@@ -259,7 +259,7 @@ class ServiceView:
         self._cache.note_doubt(self.name, watcher.doubtful, watcher.last_error)
         held = self._ledger.held
         self._ledger.update(watcher.nodes, watcher.doubtful, time.monotonic())
-        if late := self._ledger.held - held:
+        if (late := self._ledger.held - held) > 0:
             log.warning("%s: %d nodes are missing after the outage, held for now", self.name, late)
         self._serve()
 
