@@ -63,7 +63,8 @@ def full(session: nox.Session) -> None:
 def compat(session: nox.Session) -> None:
     """The core and the suite on the other Pythons that are supported and found here."""
     for version in ("3.12", "3.13"):
-        hatch(session, "pytest", "-m", "not full", "packages", env=f"compat.py{version}")
+        paths = ("packages/micro-core", "packages/micro-conformance")
+        hatch(session, "pytest", "-m", "not full", *paths, env=f"compat.py{version}")
 
 
 @nox.session
