@@ -602,6 +602,17 @@ async def test_nodes_that_speak_something_else_are_left_out_with_the_reason(worl
 
 
 @over_every_transport
+async def test_a_node_is_called_over_its_own_transport(world: World) -> None:
+    """The client was given the other one; it makes what the node names, and closes it."""
+    await world.service("s", Handler())
+    other = next(name for name in TRANSPORTS if name != world.transport)
+    client = Client(registry=world.registry, transport=other, broker="memory")
+    async with client:
+        calls = [client.call("s", "Handler.Echo", Ask(str(n)), Ask) for n in range(8)]
+        assert await asyncio.gather(*calls) == [Ask(str(n)) for n in range(8)]
+
+
+@over_every_transport
 async def test_waiting_for_a_service_to_appear(world: World) -> None:
     client = await world.client()
     call = asyncio.create_task(client.call("late", "Handler.Echo", Ask("a"), Ask, wait=True))

@@ -13,7 +13,8 @@ _Idle = tuple[Socket, float]
 class SocketPool:
     """Keeps up to ``size`` idle sockets an address for ``ttl`` seconds; the newest goes first.
 
-    Taking never waits for another call: with no idle socket it dials.
+    Taking never waits for another call: with no idle socket it dials. From the first dial to
+    ``close`` the pool is a user of the transport, which keeps that connected.
     """
 
     def __init__(self, transport: Transport, size: int, ttl: float) -> None:
@@ -24,6 +25,7 @@ class SocketPool:
         self._sweeper: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._holds = False
 
     async def take(self, address: str) -> Socket:
         idle = self._idle.get(address)
@@ -34,6 +36,9 @@ class SocketPool:
         return await self.dial(address)
 
     async def dial(self, address: str) -> Socket:
+        if not self._holds:
+            await self._transport.acquire(self)
+            self._holds = True
         return await self._transport.dial(address)
 
     def give(self, address: str, socket: Socket) -> None:
@@ -62,6 +67,9 @@ class SocketPool:
             self.forget(address)
         if self._closing:
             await asyncio.wait(self._closing, timeout=5.0)
+        if self._holds:
+            self._holds = False
+            await self._transport.release(self)
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
