@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 import pytest
-from in_loops import until
+from in_loops import in_loop, until
 
 from micro_core.broker.base import (
     BrokerFeatures,
@@ -28,24 +28,6 @@ from micro_core.errors import (
     PublishUnknown,
 )
 from micro_core.message import Message
-
-Body = Callable[..., Awaitable[None]]
-
-
-def in_loop(body: Body) -> Callable[..., None]:
-    """Run a coroutine function as a test that also fails for a task it leaves behind."""
-
-    @functools.wraps(body)
-    def test(**fixtures: object) -> None:
-        async def main() -> None:
-            async with asyncio.timeout(30):
-                await body(**fixtures)
-            left = asyncio.all_tasks() - {asyncio.current_task()}
-            assert not left
-
-        asyncio.run(main())
-
-    return test
 
 
 class Seen:
