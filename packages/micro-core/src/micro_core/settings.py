@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from . import plugins
+from .defaults import CORE, CoreOption
 from .errors import OptionError, PluginIncomplete, SettingsError
 from .flags import Environment, Flags, Given, log, nearest, variable_of
 from .options import (
     ADDRESSES,
     SWITCH,
     TEXT,
-    Address,
-    Duration,
     Option,
     Reader,
     Signature,
@@ -49,42 +48,6 @@ def _name(text: str) -> str:
 _NAME = Reader(_name, "the name of a plugin")
 
 
-class CoreOption(NamedTuple):
-    """An option of the core. ``least`` bounds numbers.
-
-    shared: a plugin may have an option of this flag, and reads it as the core does; any other
-    flag of the core is refused to plugins.
-    """
-
-    name: str
-    type: Any
-    default: Any = None
-    help: str = ""
-    least: float | None = None
-    shared: bool = False
-
-
-CORE: tuple[CoreOption, ...] = (
-    CoreOption("server_name", str, None, "name of the service"),
-    CoreOption("server_id", str, None, "id of this node; a random one by default"),
-    CoreOption("server_version", str, "latest", "version of the service"),
-    CoreOption("server_address", Address, None, "where to listen"),
-    CoreOption("server_advertise", Address, None, "the address that peers are told to dial"),
-    CoreOption("server_metadata", dict[str, str], None, "metadata of this node"),
-    CoreOption("server_threads", int, 32, "threads that run handlers without async", 1),
-    CoreOption("register_ttl", Duration, 30.0, "how long a registration outlives its node", 1),
-    CoreOption("client_request_timeout", Duration, 5.0, "deadline of a call, over all attempts"),
-    CoreOption("client_pool_size", int, 100, "idle connections kept for each node", 0, True),
-    CoreOption("client_pool_ttl", Duration, 60.0, "how long they are kept", 0, True),
-    CoreOption("client_forward", tuple[str, ...], (), "metadata that calls of a handler pass on"),
-    CoreOption("drain_delay", Duration, 2.0, "at a stop: answer as before for so long"),
-    CoreOption("grace", Duration, 10.0, "at a stop: time for what still runs"),
-    CoreOption("log_level", Literal["debug", "info", "warning", "error", "critical"], "info"),
-    CoreOption("log_format", Literal["text", "json"], "text"),
-    CoreOption("loop", Literal["auto", "uvloop", "asyncio"], "auto", "auto: uvloop if installed"),
-    CoreOption("traceback", bool, False, "show the traceback of an error at start"),
-    CoreOption("help", bool, False, "show this and stop"),
-)
 _WITH_ADDRESS = ("registry", "broker", "transport", "store")
 
 

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from ..message import Header
 
-Kind = Literal["call", "handler", "subscriber", "publish"]
+Kind = Literal["call", "attempt", "handler", "subscriber", "publish"]
 
 
 @dataclass(slots=True)
 class WrappedRequest:
-    """What passes through wrappers. ``name`` is the endpoint or the topic, ``value`` the typed
-    request or message; a wrapper may replace ``value`` and change ``header``."""
+    """What passes through wrappers.
+
+    ``name`` is the endpoint or the topic, ``value`` the typed request or message; a wrapper may
+    replace ``value`` and change ``header``, the metadata. With ``stream`` a call's response is
+    the open Stream, and what surrounds a handler surrounds the whole of it: ``value`` is then the
+    request, or the iterator of requests, and the response is None. An ``attempt`` is one try of a
+    call on one node; its response is the RpcResponse as it came.
+    """
 
     kind: Kind
     service: str
     name: str
     value: Any
     header: Header
+    stream: bool = False
 
 
 Next = Callable[[WrappedRequest], Awaitable[Any]]
@@ -32,4 +39,18 @@ class Wrapper(Protocol):
     The first wrapper given is the outermost. Wrappers are composed once, at the start.
     """
 
-    async def __call__(self, request: WrappedRequest, call_next: Next) -> Any: ...
+    async def __call__(self, request: WrappedRequest, call_next: Next, /) -> Any: ...
+
+
+def wrapped(wrappers: Sequence[Wrapper], last: Next) -> Next:
+    """``last`` inside ``wrappers``."""
+    for wrapper in reversed(wrappers):
+        last = _around(wrapper, last)
+    return last
+
+
+def _around(wrapper: Wrapper, call_next: Next) -> Next:
+    async def run(request: WrappedRequest) -> Any:
+        return await wrapper(request, call_next)
+
+    return run
