@@ -33,7 +33,7 @@ CORE: tuple[CoreOption, ...] = (
     CoreOption("server_max_calls", int, 1000, "calls in flight; one more is answered 503", 1),
     CoreOption("register_ttl", Duration, 30.0, "how long a registration outlives its node", 1),
     CoreOption("register_interval", Duration, None, "between heartbeats; a third of the ttl", 0.1),
-    CoreOption("registry_resync", Duration, 30.0, "between full lists of a watched service", 1),
+    CoreOption("watch_resync", Duration, 30.0, "between full lists of a watched service", 1),
     CoreOption("connect_timeout", Duration, 5.0, "for a component to connect", 0.01),
     CoreOption("close_timeout", Duration, 5.0, "for a component to close", 0.01),
     CoreOption("client_request_timeout", Duration, 5.0, "deadline of a call, over all attempts"),
