@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import pytest
 
 from micro_core import plugins
 from micro_core.errors import OptionError, PluginIncomplete, PluginNotFound
-from micro_core.options import Duration, Option, reader_for
+from micro_core.options import Duration, reader_for
 from micro_core.plugin import Plugin
 from micro_core.registry.base import Registry
 from micro_core.security import TLS, Secret, secret
@@ -23,15 +23,9 @@ from micro_core.transport.base import Transport
 CANARY = "hunter2canary"
 
 
-def base_of(kind: str) -> type[Plugin]:
-    module, _, name = plugins.BASES[kind].partition(":")
-    base: type[Plugin] = getattr(import_module(module), name)
-    return base
-
-
 def fake(kind: str, name: str, **members: Any) -> type[Plugin]:
     """A class that implements the interface of its kind and does nothing."""
-    base = base_of(kind)
+    base = plugins.base(kind)
     stubs = dict.fromkeys(getattr(base, "__abstractmethods__", ()), lambda *_: None)
     return type(f"Fake{name.title()}", (base,), {**stubs, "name": name, **members})
 
@@ -106,18 +100,15 @@ PAIRS = [(high, low) for i, high in enumerate(LAYERS) for low in LAYERS[i + 1 :]
 @pytest.mark.parametrize("kind", plugins.KINDS)
 def test_the_higher_layer_chooses_the_plugin(kind: str, high: str, low: str, form: str) -> None:
     classes = {layer: fake(kind, layer) for layer in LAYERS}
-    for name, cls in classes.items():
-        plugins.register(kind, name, cls)
-    try:
+    with ExitStack() as stack:
+        for name, cls in classes.items():
+            stack.enter_context(plugins.registered(kind, name, cls))
         argv = [f"--{kind}", "flag"] if "flag" in (high, low) else []
         environ = {f"MICRO_{kind.upper()}": "env"} if "env" in (high, low) else {}
         code: Any = {"name": "code", "class": classes["code"], "object": classes["code"]()}[form]
         settings = Settings.read(argv, environ)
         chosen = settings.choose(kind, code if "code" in (high, low) else None, "default")
         settings.check()
-    finally:
-        for name in classes:
-            plugins.unregister(kind, name)
     assert type(chosen) is classes[high]
     if high == "code" and form == "object":
         assert chosen is code
@@ -176,7 +167,7 @@ def test_a_bad_address_is_an_error_with_an_example(text: str, source: str) -> No
     with pytest.raises(OptionError) as caught:
         acme(*argv, **environ)
     assert str(caught.value).startswith(f"{source}: ")
-    assert "For example: 127.0.0.1:7000" in str(caught.value)
+    assert "an address such as 127.0.0.1:7000" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +186,7 @@ def test_a_plugin_may_have_its_own_idea_of_an_address() -> None:
 
     picky = fake("registry", "picky", check_address=classmethod(check_address))
     assert read("--registry_address=x-:y").choose("registry", picky).addresses == ("x-:y",)
-    with pytest.raises(OptionError, match="'y' is no address: it begins with no x-"):
+    with pytest.raises(OptionError, match="'y' is not an address .*: it begins with no x-"):
         read("--registry_address=y").choose("registry", picky)
 
 
@@ -305,7 +296,7 @@ def test_switches_need_no_value_and_have_a_no() -> None:
     assert acme("--registry_strict", "--no_registry_strict").given["strict"] is False
     for argv in (["--no-registry_token"], ["--no-registry_strict=yes"], ["--no-registry"]):
         with pytest.raises(OptionError, match=argv[0].partition("=")[0]):
-            acme(*argv)
+            chosen(*argv).check()
 
 
 @pytest.mark.parametrize(
@@ -686,7 +677,9 @@ def test_a_list_of_secrets_that_cannot_be_read_is_not_shown() -> None:
 
 def test_an_address_with_a_password_is_not_shown() -> None:
     for text in (f"x://u:{CANARY}@h:x", f"x://u:{CANARY},z@h", f"h:x?token={CANARY}"):
-        with pytest.raises(OptionError, match="address [12] of [12] is no address") as caught:
+        with pytest.raises(
+            OptionError, match="the value is not an address .* number [12] of [12]: "
+        ) as caught:
             acme("--registry_address", text)
         assert CANARY not in str(caught.value)
 
@@ -736,4 +729,3 @@ def test_the_reader_of_an_annotation(hint: Any, text: str, value: object) -> Non
                                   tuple[int, str], Registry, Iterator[int]])  # fmt: skip
 def test_what_no_text_can_give_has_no_reader(hint: Any) -> None:
     assert reader_for(hint) is None
-    assert Option("x", reader_for(hint)).flags() == []
