@@ -60,16 +60,18 @@ class Reader(NamedTuple):
 
 
 class Option(NamedTuple):
-    """What one flag gives: addresses, a keyword of a constructor, or a part of its TLS (``of``).
+    """What one flag gives: the addresses or the keyword ``name`` of a constructor.
 
     ``need`` is the kind of component that the caller fills in. Without it and without a
-    ``reader`` only code can give the option.
+    ``reader`` only code can give the option. ``of`` is the name of the TLS that it switches or
+    is a part of.
     """
 
-    name: str
+    flag: str
     reader: Reader | None = None
     default: Any = None
     help: str = ""
+    name: str = ""
     required: bool = False
     need: type[Plugin] | None = None
     of: str = ""
@@ -85,9 +87,10 @@ def options_of(cls: type[Plugin]) -> list[Option]:
     Raises PluginIncomplete for an annotation that cannot be evaluated.
     """
     parameters = _parameters(cls)
-    takes_any = any(one.kind < one.KEYWORD_ONLY for one in parameters)
-    address = getattr(cls, "default_address", None)
-    found = [Option("address", _addresses(cls) if takes_any else None, address, "its server")]
+    asked = [one for one in parameters if one.kind < one.KEYWORD_ONLY]
+    reader, default = _addresses(cls) if asked else None, getattr(cls, "default_address", None)
+    must = any(one.kind < one.VAR_POSITIONAL and one.default is one.empty for one in asked)
+    found = [Option(f"{cls.kind}_address", reader, default, "its server", "address", must)]
     for one in parameters:
         if one.kind is one.KEYWORD_ONLY:
             found += _options(cls, one)
@@ -122,16 +125,28 @@ def _options(cls: type[Plugin], parameter: Any) -> list[Option]:
         parameter.annotation,
         parameter.default is parameter.empty,
     )
+    flag, default = f"{cls.kind}_{name}", None if required else parameter.default
+    text = _help(cls, name)
     hints = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if TLS in hints:
+        parts = get_type_hints(TLS).items()
+        return [
+            Option(flag, SWITCH, default, text, name, required, of=name),
+            *(
+                Option(
+                    f"{flag}_{part}",
+                    reader_for(of),
+                    None,
+                    _TLS_HELP[part],
+                    f"{name}_{part}",
+                    of=name,
+                )
+                for part, of in parts
+            ),
+        ]
     need = next((one for one in hints if isinstance(one, type) and issubclass(one, Plugin)), None)
-    tls = TLS in hints
-    reader = SWITCH if tls else None if need else reader_for(hint)
-    default = None if required or tls else parameter.default
-    parts = get_type_hints(TLS).items() if tls else ()
-    return [
-        Option(name, reader, default, _help(cls, name), required, need),
-        *(Option(f"{name}_{n}", reader_for(h), None, _TLS_HELP[n], of=name) for n, h in parts),
-    ]
+    reader = None if need else reader_for(hint)
+    return [Option(flag, reader, default, text, name, required, need)]
 
 
 def _help(cls: type[Plugin], name: str) -> str:
@@ -256,12 +271,6 @@ def _path(text: str) -> Any:
     return Path(text)
 
 
-def _name(text: str) -> str:
-    if not text.strip():
-        raise ValueError("empty")
-    return text.strip()
-
-
 def seconds(text: str) -> float:
     """``1m30s`` as 90.0. Raises ValueError for what is no duration, or is negative."""
     text = re.sub(f"^{_NUMBER}$", r"\g<0>s", text.strip())
@@ -283,7 +292,7 @@ def shown(text: str, limit: int = 60) -> str:
 
 
 TEXT = Reader(str, "text")
-NAME = Reader(_name, "the name of a plugin")
+NAME = Reader(str.strip, "the name of a plugin")
 SECRET = Reader(Secret, "a secret", hidden=True)
 SWITCH = _one_of(
     dict.fromkeys(("true", "yes", "on", "1"), True)

@@ -88,7 +88,7 @@ class Installed(NamedTuple):
 
     @property
     def origin(self) -> str:
-        return f"{self.dist} {self.version}"
+        return f"{self.dist} {self.version}".strip()
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name} of {self.origin}"
@@ -106,11 +106,12 @@ def pip_line(*what: str) -> str:
 
 
 def installed(kind: str | None = None) -> list[Installed]:
-    """All entry points of a kind, or of every kind, sorted; nothing is imported.
+    """All entry points of a kind, or of every kind, and what code registered; imports nothing.
 
     The distributions are read once in a process, see :func:`refresh`.
     """
-    return [one for one in _installed() if kind in (None, one.kind)]
+    in_code = [Installed(*key, "", "in code", "") for key in _registered]
+    return [one for one in _installed() + in_code if kind in (None, one.kind)]
 
 
 @cache
@@ -124,25 +125,24 @@ refresh = _installed.cache_clear  # the next question looks again
 
 def names(kind: str) -> list[str]:
     """The sorted names that :func:`load` knows of a kind."""
-    in_code = {name for of, name in _registered if of == kind}
-    return sorted({one.name for one in installed(kind)} | in_code)
+    return sorted({one.name for one in installed(kind)})
 
 
 def core_version() -> str:
-    """The version of micro-core, ``"uninstalled"`` where it runs without being installed."""
+    """The version of micro-core, ``""`` where it runs without being installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
         return version(CORE)
     except PackageNotFoundError:
-        return "uninstalled"
+        return ""
 
 
 def origin(cls: type[Plugin]) -> str:
     """The distribution and its version that a class comes from, ``"in code"`` when from none."""
     package = cls.__module__.partition(".")[0]
     if package == __package__:
-        return f"{CORE} {core_version()}"
+        return f"{CORE} {core_version()}".strip()
     found = (one.origin for one in installed() if re.match(rf"{package}\b", one.value))
     return next(found, "in code")
 
@@ -307,7 +307,6 @@ def _missing(kind: str, dist: str, name: str) -> Iterator[str]:
 
 def _installed_line(kind: str) -> str:
     found = [f"{one.name} ({one.origin})" for one in installed(kind)]
-    found += [f"{name} (in code)" for of, name in _registered if of == kind]
     more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
     return f"Installed: {', '.join(found[:_LISTED]) or 'none'}{more}"
 

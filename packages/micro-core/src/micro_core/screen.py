@@ -72,7 +72,7 @@ def _row(option: Option, width: int) -> list[str]:
     if not (default is None or default is False or default in ("", ()) or hidden):
         text += f" [{reader.show(default) if reader else default}]"
     indent = " " * _COLUMN
-    flag = f"  --{option.name} ".ljust(_COLUMN)
+    flag = f"  --{option.flag} ".ljust(_COLUMN)
     lines = _fold(indent + text, max(width, _COLUMN + 20), indent)
     return (
         [flag.rstrip(), *lines] if len(flag) > _COLUMN else [flag + lines[0][_COLUMN:], *lines[1:]]

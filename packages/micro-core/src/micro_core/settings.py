@@ -24,7 +24,8 @@ from .security import TLS, redact_url
 __all__ = ["CORE", "CoreOption", "Settings", "report"]
 
 Code = Plugin | type[Plugin] | str | None
-Needs = Mapping[type, object]
+Needs = Mapping[type, object] | None
+Core = Sequence[CoreOption]
 log = logging.getLogger("micro.settings")
 
 
@@ -36,9 +37,7 @@ class Settings:
     as none. All errors are SettingsError, and none shows a secret.
     """
 
-    def __init__(
-        self, argv: Iterable[str], environ: Mapping[str, str], core: Sequence[CoreOption]
-    ) -> None:
+    def __init__(self, argv: Iterable[str], environ: Mapping[str, str], core: Core) -> None:
         self._flags, self._stray = read_flags(argv)
         self._environ = read_environment(environ)
         self._core = {option.name: option for option in core}
@@ -47,11 +46,7 @@ class Settings:
 
     @classmethod
     def read(
-        cls,
-        argv: Iterable[str] | None,
-        environ: Mapping[str, str],
-        *,
-        core: Sequence[CoreOption] = CORE,
+        cls, argv: Iterable[str] | None, environ: Mapping[str, str], *, core: Core = CORE
     ) -> Settings:
         """``argv`` without the name of the program, ``None`` for no flags. Never raises."""
         return cls(argv or (), environ, core)
@@ -81,7 +76,7 @@ class Settings:
     # -- components --------------------------------------------------------------------------
 
     def choose(
-        self, kind: str, code: Code = None, default: str = "", *, needs: Needs | None = None
+        self, kind: str, code: Code = None, default: str = "", *, needs: Needs = None
     ) -> Any:
         """The component of a kind: the object in code itself, or a new one.
 
@@ -93,17 +88,14 @@ class Settings:
         cls = self._which(kind, code, default)
         return self.configure(kind, code if type(code) is cls else cls, needs=needs)
 
-    def configure(
-        self, kind: str, what: Plugin | type[Plugin], *, needs: Needs | None = None
-    ) -> Any:
+    def configure(self, kind: str, what: Plugin | type[Plugin], *, needs: Needs = None) -> Any:
         """:meth:`choose` with the plugin settled: only its address and options are looked up."""
-        kept = None if isinstance(what, type) else what
-        cls = what if isinstance(what, type) else type(what)
-        had = {"address": kept._positional, **kept._options} if kept else {}
+        kept, cls = (None, what) if isinstance(what, type) else (what, type(what))
+        had = {} if kept is None else {"address": kept._positional, **kept._options}
         given: dict[str, Any] = {}
         options = self._admit(kind, cls)
         for option in options:
-            value = self._value(f"{kind}_{option.name}") if option.reader else None
+            value = self._value(option.flag) if option.reader else None
             if option.need and had.get(option.name) is None:
                 fitting = (one for one in (needs or {}).values() if isinstance(one, option.need))
                 value = next(fitting, None)
@@ -111,7 +103,7 @@ class Settings:
                 given[option.name] = value
         _join_tls(options, given, had)
         given = {name: value for name, value in given.items() if had.get(name, ...) != value}
-        return _build(kind, what, options, given) if given or kept is None else kept
+        return _build(what, options, given) if given or kept is None else kept
 
     def _which(self, kind: str, code: Code, default: str) -> type[Plugin]:
         """The class that is asked for: that of code, or another one."""
@@ -119,12 +111,12 @@ class Settings:
         if code is not None and not isinstance(code, str):
             cls = type(code) if isinstance(code, Plugin) else code
             own = plugins.complete(kind, cls, f"{kind}= in code")
-        given = self._given(kind, files=False)
+        given = self._given(kind)
         try:
-            name = given.read(NAME) if given else code if isinstance(code, str) else ""
-            if own is not None and name in ("", own.name):
+            name = given.read(NAME) if given else code if isinstance(code, str) else None
+            if own is not None and name in (None, own.name):
                 return own
-            return plugins.load(kind, name) if name else plugins.load_default(kind, default)
+            return plugins.load_default(kind, default) if name is None else plugins.load(kind, name)
         except SettingsError as error:
             if given:
                 error.add_note(f"It was asked for by {given.source}.")
@@ -136,33 +128,30 @@ class Settings:
         The address of a server is an option of the core.
         """
         address, *options = options_of(cls)
-        flag = f"{kind}_address"
-        if flag in self._core:
+        if address.flag in self._core:
             address = address._replace(reader=None)
-        elif not address.reader and (given := self._given(flag)):
+        elif not address.reader and (given := self._given(address.flag)):
             raise OptionError(f"{given.source}: {kind} {cls.name} has no address")
-        own = {flag: address.reader}
+        own = {address.flag: address.reader}
         for option in options:
-            flag = f"{kind}_{option.name}"
-            core = self._core.get(flag)
-            if flag in own or (core and not core.shared):
+            core = self._core.get(option.flag)
+            if option.flag in own or (core and not core.shared):
                 raise PluginIncomplete(
-                    f"{kind} {cls.name}: its option {option.name!r} would be --{flag}, which "
-                    "has another meaning\nIts author must rename the option."
+                    f"{kind} {cls.name}: its option {option.name!r} would be --{option.flag}, "
+                    "which has another meaning\nIts author must rename the option."
                 )
-            own[flag] = self._known[flag] if core else option.reader
+            own[option.flag] = self._known[option.flag] if core else option.reader
         self._known |= {kind: NAME} | {flag: reader for flag, reader in own.items() if reader}
         self._chosen[kind] = cls.name
         return [address, *options]
 
     # -- what was given ----------------------------------------------------------------------
 
-    def _given(self, name: str, *, files: bool = True) -> Given | None:
+    def _given(self, name: str) -> Given | None:
         variable, file = variable_of(name), f"{variable_of(name)}_FILE"
         given = self._flags.get(name) or self._environ.get(variable)
-        if name in self._flags or file not in self._environ or not files:
-            return given
-        if f"{name}_file" in self._known:
+        another = name in plugins.KINDS or f"{name}_file" in self._known
+        if name in self._flags or file not in self._environ or another:
             return given
         if (reader := self._known.get(name)) and reader.path:
             raise OptionError(f"{file}: a path is not kept in a file: set {variable}")
@@ -218,13 +207,13 @@ class Settings:
             which = f"one of {', '.join(plugins.names(kind)) or 'none'}"
             try:
                 cls = self._which(kind, code, "")
+                own = [one for one in self._admit(kind, cls) if one.flag not in self._core]
             except SettingsError as error:
                 fault = str(error).partition("\n")[0]
                 sections.append([Option(kind, help=f"{fault}; {which}")])
-                continue
-            own = [one._replace(name=f"{kind}_{one.name}") for one in options_of(cls) if one.reader]
-            own = [one for one in own if one.name not in self._core]
-            sections.append([Option(kind, None, cls.name, which), *own])
+            else:
+                flags = (one for one in own if one.reader)
+                sections.append([Option(kind, None, cls.name, which), *flags])
         return help_text(prog, sections)
 
     def __repr__(self) -> str:
@@ -238,37 +227,32 @@ def _reader_of(option: CoreOption) -> Reader:
 
 def _join_tls(options: Sequence[Option], given: dict[str, Any], had: Mapping[str, Any]) -> None:
     """TLS as in code with the parts that are given; off when the switch says so."""
-    for name in {option.of for option in options if option.of}:
-        own = [option.name for option in options if option.of == name and option.name in given]
+    for switch in [option for option in options if option.of == option.name]:
+        name = switch.name
+        own = [one.name for one in options if one.of == name != one.name and one.name in given]
         parts = {part.removeprefix(f"{name}_"): given.pop(part) for part in own}
         if given.get(name, bool(parts)):
-            given[name] = replace(had.get(name) or TLS(), **parts)
+            given[name] = replace(had.get(name, switch.default) or TLS(), **parts)
         elif name in given:
             given[name] = None
 
 
-def _build(
-    kind: str, what: Plugin | type[Plugin], options: Sequence[Option], given: dict[str, Any]
-) -> Plugin:
+def _build(what: Plugin | type[Plugin], options: Sequence[Option], given: dict[str, Any]) -> Plugin:
+    for option in options:
+        if option.required and option.name not in given and isinstance(what, type):
+            how = (
+                f"--{option.flag} or {variable_of(option.flag)}" if option.reader else "it in code"
+            )
+            raise OptionError(
+                f"{what.kind} {what.name} needs the option {option.name!r}: give {how}"
+            )
     addresses = given.pop("address", None)
     try:
         if isinstance(what, Plugin):
             return what.rebuilt(addresses, given)
-        for option in options:
-            if option.required and option.name not in given:
-                flag = f"{kind}_{option.name}"
-                how = f"--{flag} or {variable_of(flag)}" if option.reader else "it in code"
-                raise OptionError(
-                    f"{kind} {what.name} needs the option {option.name!r}: give {how}"
-                )
         return what(*(addresses or ()), **given)
     except SettingsError:
         raise
     except Exception as error:
-        asks = (
-            not addresses and isinstance(what, type) and any(o.name == "address" for o in options)
-        )
-        remedy = f"\nDoes it need an address? --{kind}_address host:port" if asks else ""
-        raise OptionError(
-            f"{kind} {what.name} refuses its options: {redact_url(str(error))}{remedy}"
-        ) from error
+        text = redact_url(str(error))
+        raise OptionError(f"{what.kind} {what.name} refuses its options: {text}") from error
