@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import Enum
+from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from .errors import PluginIncomplete
 from .plugin import Plugin, check_address
@@ -60,21 +62,25 @@ class Reader(NamedTuple):
 
 
 class Option(NamedTuple):
-    """What one flag gives: the addresses or the keyword ``name`` of a constructor.
+    """What one flag gives: the addresses or a keyword of a plugin, or an option of the core.
 
     ``need`` is the kind of component that the caller fills in. Without it and without a
     ``reader`` only code can give the option. ``of`` is the name of the TLS that it switches or
     is a part of.
     """
 
-    flag: str
+    kind: str
+    name: str
     reader: Reader | None = None
     default: Any = None
     help: str = ""
-    name: str = ""
     required: bool = False
     need: type[Plugin] | None = None
     of: str = ""
+
+    @property
+    def flag(self) -> str:
+        return f"{self.kind}_{self.name}".strip("_")
 
 
 # -- signatures ------------------------------------------------------------------------------
@@ -86,14 +92,14 @@ def options_of(cls: type[Plugin]) -> list[Option]:
     The address is always the first, without a reader where the constructor takes none.
     Raises PluginIncomplete for an annotation that cannot be evaluated.
     """
-    parameters = _parameters(cls)
-    asked = [one for one in parameters if one.kind < one.KEYWORD_ONLY]
-    reader, default = _addresses(cls) if asked else None, getattr(cls, "default_address", None)
-    must = any(one.kind < one.VAR_POSITIONAL and one.default is one.empty for one in asked)
-    found = [Option(f"{cls.kind}_address", reader, default, "its server", "address", must)]
-    for one in parameters:
+    found = [Option(cls.kind, "address", None)]
+    for one in _parameters(cls):
         if one.kind is one.KEYWORD_ONLY:
             found += _options(cls, one)
+        elif one.kind is not one.VAR_KEYWORD:
+            required = one.kind is not one.VAR_POSITIONAL and one.default is one.empty
+            default = getattr(cls, "default_address", None)
+            found[0] = Option(cls.kind, "address", _addresses(cls), default, "its server", required)
     return found
 
 
@@ -118,35 +124,21 @@ def _parameters(cls: type[Plugin]) -> list[Any]:
 
 
 def _options(cls: type[Plugin], parameter: Any) -> list[Option]:
-    from typing import get_type_hints
-
-    name, hint, required = (
-        parameter.name,
-        parameter.annotation,
-        parameter.default is parameter.empty,
-    )
-    flag, default = f"{cls.kind}_{name}", None if required else parameter.default
-    text = _help(cls, name)
+    kind, name, hint = cls.kind, parameter.name, parameter.annotation
+    required, text = parameter.default is parameter.empty, _help(cls, name)
+    default = None if required else parameter.default
     hints = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if TLS in hints:
-        parts = get_type_hints(TLS).items()
         return [
-            Option(flag, SWITCH, default, text, name, required, of=name),
+            Option(kind, name, SWITCH, default, text, required, of=name),
             *(
-                Option(
-                    f"{flag}_{part}",
-                    reader_for(of),
-                    None,
-                    _TLS_HELP[part],
-                    f"{name}_{part}",
-                    of=name,
-                )
-                for part, of in parts
+                Option(kind, f"{name}_{part}", reader_for(of), help=_TLS_HELP[part], of=name)
+                for part, of in get_type_hints(TLS).items()
             ),
         ]
     need = next((one for one in hints if isinstance(one, type) and issubclass(one, Plugin)), None)
     reader = None if need else reader_for(hint)
-    return [Option(flag, reader, default, text, name, required, need)]
+    return [Option(kind, name, reader, default, text, required, need)]
 
 
 def _help(cls: type[Plugin], name: str) -> str:
@@ -184,14 +176,17 @@ def _any_of(readers: list[Reader]) -> Reader | None:
         return readers[0] if readers else None
 
     def read(text: str) -> Any:
-        for reader in readers[:-1]:
-            try:
+        for reader in readers:
+            with suppress(ValueError):
                 return reader.read(text)
-            except ValueError:
-                continue
-        return readers[-1].read(text)
+        raise ValueError("none of them")
 
-    return readers[0]._replace(read=read, form=" or ".join(reader.form for reader in readers))
+    return Reader(
+        read,
+        " or ".join(reader.form for reader in readers),
+        hidden=any(reader.hidden for reader in readers),
+        switch=any(reader.switch for reader in readers),
+    )
 
 
 def _one_of(choices: Mapping[str, Any], form: str = "") -> Reader:
@@ -265,12 +260,6 @@ def _number(text: str) -> float:
     return number
 
 
-def _path(text: str) -> Any:
-    from pathlib import Path
-
-    return Path(text)
-
-
 def seconds(text: str) -> float:
     """``1m30s`` as 90.0. Raises ValueError for what is no duration, or is negative."""
     text = re.sub(f"^{_NUMBER}$", r"\g<0>s", text.strip())
@@ -299,7 +288,7 @@ SWITCH = _one_of(
     | dict.fromkeys(("false", "no", "off", "0"), False),
     "true or false",
 )._replace(switch=True)
-_PATH = Reader(_path, "a path", path=True)
+_PATH = Reader(Path, "a path", path=True)
 _PAIRS = Reader(_pairs, "a list key=value,key=value")
 _READERS: dict[Any, Reader] = {
     str: TEXT,

@@ -202,7 +202,7 @@ class Settings:
     def help(self, components: Mapping[str, Code], *, prog: str = "") -> str:
         """The text of ``--help``, for the plugins chosen when code or defaults say these."""
         core = self._core.values()
-        sections = [[Option(o.name, self._known[o.name], o.default, o.help) for o in core]]
+        sections = [[Option("", o.name, self._known[o.name], o.default, o.help) for o in core]]
         for kind, code in components.items():
             which = f"one of {', '.join(plugins.names(kind)) or 'none'}"
             try:
@@ -210,10 +210,10 @@ class Settings:
                 own = [one for one in self._admit(kind, cls) if one.flag not in self._core]
             except SettingsError as error:
                 fault = str(error).partition("\n")[0]
-                sections.append([Option(kind, help=f"{fault}; {which}")])
+                sections.append([Option(kind, "", help=f"{fault}; {which}")])
             else:
                 flags = (one for one in own if one.reader)
-                sections.append([Option(kind, None, cls.name, which), *flags])
+                sections.append([Option(kind, "", None, cls.name, which), *flags])
         return help_text(prog, sections)
 
     def __repr__(self) -> str:
