@@ -283,11 +283,9 @@ def shown(text: str, limit: int = 60) -> str:
 TEXT = Reader(str, "text")
 NAME = Reader(str.strip, "the name of a plugin")
 SECRET = Reader(Secret, "a secret", hidden=True)
-SWITCH = _one_of(
-    dict.fromkeys(("true", "yes", "on", "1"), True)
-    | dict.fromkeys(("false", "no", "off", "0"), False),
-    "true or false",
-)._replace(switch=True)
+_YES = dict.fromkeys(("true", "yes", "on", "1"), True)
+_NO = dict.fromkeys(("false", "no", "off", "0"), False)
+SWITCH = _one_of(_YES | _NO, "true or false")._replace(switch=True)
 _PATH = Reader(Path, "a path", path=True)
 _PAIRS = Reader(_pairs, "a list key=value,key=value")
 _READERS: dict[Any, Reader] = {

@@ -182,23 +182,14 @@ def load(kind: str, name: str) -> type[Plugin]:
     Raises PluginNotFound, PluginConflict, PluginIncompatible, PluginLoadError or
     PluginIncomplete, each naming what mends it.
     """
-    if (kind, name) in _registered:
-        return _registered[kind, name]
-    entry = find(kind, name)
-    if entry.misfit:
-        raise PluginIncompatible(
-            f"{entry} needs {entry.misfit}, and this is {CORE} {core_version()}\n"
-            f"Install versions that fit:\n{pip_line('--upgrade', CORE, entry.dist)}"
-        )
-    return complete(kind, _imported(entry), str(entry))
+    return _registered.get((kind, name)) or _class_of(find(kind, name))
 
 
 def load_default(kind: str, name: str) -> type[Plugin]:
     """Like :func:`load`, for a name that nobody asked for: the core's own plugin comes first."""
     if (kind, name) in _registered or (kind, name) not in BUILTIN:
         return load(kind, name)
-    entry = Installed(kind, name, BUILTIN[kind, name], CORE, "")
-    return complete(kind, _imported(entry), str(entry))
+    return _class_of(Installed(kind, name, BUILTIN[kind, name], CORE, ""))
 
 
 def find(kind: str, name: str) -> Installed:
@@ -211,15 +202,20 @@ def find(kind: str, name: str) -> Installed:
     if not found:
         raise PluginNotFound("\n".join(_missing(kind, dist, plain)))
     if len(found) > 1:
-        which = [f"{one.origin}: --{kind} {one.dist}:{plain}" for one in found.values()]
+        which = "\n".join(f"{one.origin}: --{kind} {one.dist}:{plain}" for one in found.values())
         raise PluginConflict(
-            "\n".join([f"{len(found)} distributions have a {kind} {plain}", *which])
-            + f"\nSay which one, there, in MICRO_{kind.upper()} or in code; or uninstall the other."
+            f"{len(found)} distributions have a {kind} {plain}\n{which}\n"
+            f"Say which one, there, in MICRO_{kind.upper()} or in code; or uninstall the other."
         )
     return next(iter(found.values()))
 
 
-def _imported(entry: Installed) -> object:
+def _class_of(entry: Installed) -> type[Plugin]:
+    if entry.misfit:
+        raise PluginIncompatible(
+            f"{entry} needs {entry.misfit}, and this is {CORE} {core_version()}\n"
+            f"Install versions that fit:\n{pip_line('--upgrade', CORE, entry.dist)}"
+        )
     module, _, path = entry.value.partition("[")[0].strip().partition(":")
     try:
         found: object = import_module(module)
@@ -231,7 +227,7 @@ def _imported(entry: Installed) -> object:
             f"{entry} cannot be imported from {entry.value}\n{text[:300]}\n"
             f"Install it again, with what it needs:\n{pip_line('--force-reinstall', entry.dist)}"
         ) from error
-    return found
+    return complete(entry.kind, found, str(entry))
 
 
 def base(kind: str) -> type[Plugin]:
@@ -289,8 +285,7 @@ def registered(kind: str, name: str, cls: P) -> Generator[P, None, None]:
 def _missing(kind: str, dist: str, name: str) -> Iterator[str]:
     yield f"no {kind} {shown(name)}{' of ' + shown(dist) if dist else ''} is installed"
     known = names(kind)
-    elsewhere = [plain for of, plain in ELSEWHERE if of == kind]
-    near = name if name in elsewhere else nearest(name, [*known, *elsewhere])
+    near = nearest(name, [*known, *(plain for of, plain in ELSEWHERE if of == kind)])
     others = [of for of in KINDS if name in names(of) or (of, name) in ELSEWHERE]
     if name in known:
         yield f"Without the distribution: --{kind} {name}"

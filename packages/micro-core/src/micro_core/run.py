@@ -18,14 +18,7 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-IDENTITY = (
-    "server_name",
-    "server_id",
-    "server_version",
-    "server_address",
-    "server_advertise",
-    "server_metadata",
-)
+IDENTITY = ("name", "id", "version", "address", "advertise", "metadata")
 
 
 def run(*services: Service, argv: Sequence[str] | None = None) -> None:
@@ -60,7 +53,7 @@ def _run(services: Sequence[Service], argv: Sequence[str]) -> int:
 
 def _refuse_identity(settings: Settings) -> None:
     for name in IDENTITY:
-        if source := settings.source(name):
+        if source := settings.source(f"server_{name}"):
             raise OptionError(f"{source} is for one service, and this process runs several")
 
 
