@@ -359,6 +359,20 @@ def test_tls_is_given_in_parts() -> None:
     assert acme("--no-registry_tls", "--registry_tls_ca", "a", code=code).given["tls"] is None
 
 
+def test_tls_in_parts_begins_with_what_the_plugin_says_itself() -> None:
+    own = TLS(ca="own", verify=False)
+
+    def init(self: Any, *, tls: TLS | None = own) -> None:
+        self.tls = tls
+
+    cls = fake("registry", "safe", __init__=init)
+    found = read("--registry_tls_server_name=n").choose("registry", cls)
+    assert found.tls == TLS(ca="own", verify=False, server_name="n")
+    assert read("--no-registry_tls").choose("registry", cls).tls is None
+    assert read("--registry_tls_ca=a").choose("registry", cls(tls=None)).tls == TLS(ca=Path("a"))
+    assert "--registry_tls " in read().help({"registry": cls})
+
+
 def test_an_option_may_not_take_a_name_of_the_core() -> None:
     def taking(kind: str, **options: Any) -> type[Plugin]:
         def init(self: Any, *addresses: str, **given: Any) -> None: ...
@@ -673,6 +687,9 @@ def test_a_list_of_secrets_that_cannot_be_read_is_not_shown() -> None:
     assert CANARY not in str(caught.value)
     assert caught.value.__cause__ is None
     assert CANARY not in settings.help({"registry": cls})
+    mixed = reader_for(tuple[Secret, ...] | int)
+    assert mixed is not None
+    assert mixed.hidden
 
 
 def test_an_address_with_a_password_is_not_shown() -> None:

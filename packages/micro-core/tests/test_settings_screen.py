@@ -253,6 +253,12 @@ def test_the_remedy_of_a_backend_names_what_is_asked_or_known(
     assert screen(error) == "error: no luck\n"
 
 
+def test_remedies_and_notes_are_below_the_error() -> None:
+    error = OptionError("wrong\nmend it")
+    error.add_note("asked by\nsomebody")
+    assert screen(error) == "error: wrong\n  mend it\n  asked by\n  somebody\n"
+
+
 def test_a_report_is_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert report(OptionError("wrong")) == 2
     assert capsys.readouterr().err == "error: wrong\n"

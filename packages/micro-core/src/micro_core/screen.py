@@ -45,8 +45,8 @@ def screen(error: BaseException, kind: str = "") -> str:
             f"{kind} {error.plugin}, address {error.address or 'not given'}: is its server up?",
             f"The address is set by --{flag} or {variable_of(flag)}, the plugin by --{kind}.",
         ]
-    lines = "\n  ".join([f"error: {text}", *notes]).splitlines()
-    rows = [row for line in lines for row in _fold(line, WIDTH, "    ")]
+    first, *lines = "\n".join([f"error: {text}", *notes]).splitlines()
+    rows = [row for line in (first, *(f"  {line}" for line in lines)) for row in _fold(line)]
     if len(rows) > HEIGHT:
         rows[HEIGHT - 1 :] = ["  …"]
     return "\n".join(rows) + "\n"
@@ -58,7 +58,7 @@ def help_text(prog: str, sections: Iterable[Sequence[Option]]) -> str:
 
     width = min(WIDTH, shutil.get_terminal_size().columns)
     lines = [f"usage: {prog or 'program'} [--name value | --switch | --no-switch]...", ""]
-    lines += _fold(_RULES, width)
+    lines += _fold(_RULES, width, "")
     for section in sections:
         lines += ["", *(line for option in section for line in _row(option, width))]
     return "\n".join(lines) + "\n"
@@ -71,15 +71,13 @@ def _row(option: Option, width: int) -> list[str]:
     text = "; ".join(filter(None, [option.help.rstrip("."), form]))
     if not (default is None or default is False or default in ("", ()) or hidden):
         text += f" [{reader.show(default) if reader else default}]"
-    indent = " " * _COLUMN
-    flag = f"  --{option.flag} ".ljust(_COLUMN)
-    lines = _fold(indent + text, max(width, _COLUMN + 20), indent)
-    return (
-        [flag.rstrip(), *lines] if len(flag) > _COLUMN else [flag + lines[0][_COLUMN:], *lines[1:]]
-    )
+    flag, indent = f"  --{option.flag} ".ljust(_COLUMN), " " * _COLUMN
+    beside = len(flag) == _COLUMN
+    lines = _fold((flag if beside else indent) + text, max(width, _COLUMN + 20), indent)
+    return lines if beside else [flag.rstrip(), *lines]
 
 
-def _fold(text: str, width: int, indent: str = "") -> list[str]:
+def _fold(text: str, width: int = WIDTH, indent: str = "    ") -> list[str]:
     import textwrap
 
     return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
