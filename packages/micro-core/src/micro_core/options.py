@@ -37,9 +37,9 @@ def text_of(value: Any) -> str:
     """A value as a text that its reader takes."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, Mapping):
+    if hasattr(value, "items"):
         return ",".join(f"{key}={item}" for key, item in value.items())
-    if isinstance(value, (list, tuple)):
+    if type(value) in (list, tuple):
         return ",".join(map(text_of, value))
     return str(value.value if isinstance(value, Enum) else value)
 
@@ -201,12 +201,16 @@ def _one_of(choices: Mapping[str, Any], form: str = "") -> Reader:
 
 
 def _list_of(origin: type, args: tuple[Any, ...]) -> Reader | None:
-    make = list if origin is list else tuple if issubclass(tuple, origin) else None
+    make: Any = list if origin is list else tuple if issubclass(tuple, origin) else None
     item = reader_for(args[0]) if make and (origin is not tuple or args[1:] == (...,)) else None
     if make is None or item is None:
         return None
+
+    def read(text: str) -> Any:
+        return make(map(item.read, _items(text)))
+
     form = "a list with commas" + ("" if item is TEXT else f", each {item.form}")
-    return Reader(lambda text: make(map(item.read, _items(text))), form, hidden=item.hidden)
+    return Reader(read, form, hidden=item.hidden)
 
 
 def at_least(reader: Reader, least: float) -> Reader:
@@ -283,8 +287,8 @@ def shown(text: str, limit: int = 60) -> str:
 TEXT = Reader(str, "text")
 NAME = Reader(str.strip, "the name of a plugin")
 SECRET = Reader(Secret, "a secret", hidden=True)
-_YES = dict.fromkeys(("true", "yes", "on", "1"), True)
-_NO = dict.fromkeys(("false", "no", "off", "0"), False)
+_YES: dict[str, bool] = dict.fromkeys(("true", "yes", "on", "1"), True)
+_NO: dict[str, bool] = dict.fromkeys(("false", "no", "off", "0"), False)
 SWITCH = _one_of(_YES | _NO, "true or false")._replace(switch=True)
 _PATH = Reader(Path, "a path", path=True)
 _PAIRS = Reader(_pairs, "a list key=value,key=value")

@@ -86,7 +86,8 @@ class Settings:
         built again with all the rest as it was.
         """
         cls = self._which(kind, code, default)
-        return self.configure(kind, code if type(code) is cls else cls, needs=needs)
+        what = code if isinstance(code, Plugin) and type(code) is cls else cls
+        return self.configure(kind, what, needs=needs)
 
     def configure(self, kind: str, what: Plugin | type[Plugin], *, needs: Needs = None) -> Any:
         """:meth:`choose` with the plugin settled: only its address and options are looked up."""
