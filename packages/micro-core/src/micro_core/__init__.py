@@ -5,6 +5,8 @@ from __future__ import annotations
 from .broker.base import Broker
 from .broker.subscription import Event
 from .client.client import Client
+from .client.health import ClientHealth
+from .client.options import CallOptions, options
 from .client.stream import Stream
 from .codec.base import Codec
 from .component import Component, Health
@@ -67,7 +69,9 @@ __all__ = [
     "BadRequest",
     "Broker",
     "Call",
+    "CallOptions",
     "Client",
+    "ClientHealth",
     "Codec",
     "CodecError",
     "Component",
@@ -120,5 +124,6 @@ __all__ = [
     "current",
     "detached",
     "endpoint",
+    "options",
     "run",
 ]
