@@ -151,21 +151,18 @@ def origin(cls: type[Plugin]) -> str:
 def _scan() -> Iterator[Installed]:
     from importlib.metadata import distribution, distributions
 
-    seen = {CORE}
     for found in distributions():
         name = "a distribution without a name"
         try:
             if "[micro." not in (found.read_text("entry_points.txt") or ""):
                 continue
             name = _normalized(found.metadata["Name"])
-            if name not in seen:
-                seen.add(name)
-                dist = distribution(name)  # the first of several on the path is imported
-                misfit = _misfit(dist.requires or (), core_version())
-                for entry in list(dist.entry_points):
-                    prefix, _, kind = entry.group.partition(".")
-                    if prefix == "micro" and kind in KINDS:
-                        yield Installed(kind, entry.name, entry.value, name, dist.version, misfit)
+            dist = distribution(name)  # of several on the path the first is imported
+            misfit = _misfit(dist.requires or (), core_version())
+            for entry in list(dist.entry_points):
+                prefix, _, kind = entry.group.partition(".")
+                if prefix == "micro" and kind in KINDS and name != CORE:
+                    yield Installed(kind, entry.name, entry.value, name, dist.version, misfit)
         except Exception as error:
             log.warning("the plugins of %s are left out, its metadata is broken: %s", name, error)
 

@@ -75,7 +75,7 @@ def _help(services: Sequence[Service], settings: Settings) -> str:
 
 
 def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    choice = settings.core("loop", None, "auto")
+    choice = settings.core("loop")
     if choice == "asyncio":
         return None
     try:
