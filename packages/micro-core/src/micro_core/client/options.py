@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
 
 from ..registry.records import Node, ServiceInfo
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    Reply = TypeVar("Reply", default=Any)
+else:
+    from typing import TypeVar
+
+    Reply = TypeVar("Reply")
 
 
 class CallOptions(TypedDict, total=False):
