@@ -229,5 +229,3 @@ async def cancel_at_random(client: Client, calls: int, at_once: int) -> Counter[
 
     await asyncio.gather(*(work() for _ in range(at_once)))
     return outcome
-
-

@@ -68,7 +68,9 @@ class Storm:
 
     def check(self, seconds: float, case: str, record: pytest.RecordProperty) -> None:
         ratio, most = self.attempts / self.calls, 1.2 + 10 * (seconds + 1) / self.calls
-        figures = f"{self.calls} calls in {seconds:g} s, attempts/calls {ratio:.3f} (most {most:.3f})"
+        figures = (
+            f"{self.calls} calls in {seconds:g} s, attempts/calls {ratio:.3f} (most {most:.3f})"
+        )
         print(f"T17: {case}: {figures}")
         record("T17", figures)
         assert self.calls * 1.1 < self.attempts
@@ -210,6 +212,23 @@ async def test_all_nodes_bad_is_no_empty_set(selector: str) -> None:
             await client.call("s", "Worker.Work", Item(id), Item)
 
 
+async def share_of_slow(selector: str, calls: int, at_once: int) -> float:
+    async with Network() as net:
+        for number in range(5):
+            await net.service("s", Worker(number, 0.05 if number == 0 else 0.005))
+        client = await net.client(selector=selector)
+        ids = iter(range(calls))
+        answered: Counter[int] = Counter()
+
+        async def work() -> None:
+            for id in ids:
+                reply = await client.call("s", "Worker.Work", Item(id), Item)
+                answered[reply.id] += 1
+
+        await asyncio.gather(*(work() for _ in range(at_once)))
+        return answered[0] / calls
+
+
 def test_a_slow_node_gets_little_of_p2c(record_property: pytest.RecordProperty) -> None:
     calls, at_once = 1500, 16
     shares: dict[str, float] = {}
@@ -217,21 +236,7 @@ def test_a_slow_node_gets_little_of_p2c(record_property: pytest.RecordProperty) 
     @in_loop
     async def body() -> None:
         for selector in SELECTORS:
-            async with Network() as net:
-                workers = [Worker(number, 0.05 if number == 0 else 0.005) for number in range(5)]
-                for worker in workers:
-                    await net.service("s", worker)
-                client = await net.client(selector=selector)
-                ids = iter(range(calls))
-                answered: Counter[int] = Counter()
-
-                async def work() -> None:
-                    for id in ids:
-                        reply = await client.call("s", "Worker.Work", Item(id), Item)
-                        answered[reply.id] += 1
-
-                await asyncio.gather(*(work() for _ in range(at_once)))
-                shares[selector] = answered[0] / calls
+            shares[selector] = await share_of_slow(selector, calls, at_once)
 
     body()
     figures = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items())

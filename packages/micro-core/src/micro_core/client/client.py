@@ -215,7 +215,8 @@ class Client:
         is a call. ``AsyncIterator[X]`` for the request, or the response, or both is a stream; one
         that responds with many is a ``def`` without ``async``, and to be left early through
         ``contextlib.aclosing`` it says ``AsyncGenerator[Y, None]``. ``options`` are those of
-        every call; ``with options(...)`` around one sets that one's. Raises TypeError naming a method that cannot be called so.
+        every call; ``with options(...)`` around one sets that one's. Raises TypeError naming a
+        method that cannot be called so.
         """
         from .stub import make_stub
 

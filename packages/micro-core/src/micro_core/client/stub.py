@@ -89,31 +89,34 @@ def _method(
 async def _exchange(
     stream: Stream[Any], messages: AsyncIterator[Any] | None
 ) -> AsyncGenerator[Any, None]:
+    failures: list[Exception] = []
     async with stream:
-        feeding = None if messages is None else asyncio.create_task(_feed(stream, messages))
+        feeding = asyncio.create_task(_feed(stream, messages, failures))
         try:
             async for reply in stream:
                 yield reply
+        except SocketClosed:
+            if not failures:
+                raise
         finally:
-            if feeding is not None:
-                await _end(feeding)
+            feeding.cancel()
+            await asyncio.wait([feeding])
+    if failures:  # of the caller's own iterator
+        raise failures[0]
 
 
-async def _feed(stream: Stream[Any], messages: AsyncIterator[Any]) -> None:
+async def _feed(
+    stream: Stream[Any], messages: AsyncIterator[Any] | None, failures: list[Exception]
+) -> None:
+    if messages is None:
+        return
     try:
         async for message in messages:
-            await stream.send(message)
+            try:
+                await stream.send(message)
+            except SocketClosed:
+                return  # whoever receives is told why
         await stream.end()
-    except SocketClosed:
-        pass  # whoever receives is told why
-    except BaseException:
+    except Exception as error:
+        failures.append(error)
         await stream.close()
-        raise
-
-
-async def _end(feeding: asyncio.Task[None]) -> None:
-    """What the caller's own iterator raised is what the call raises."""
-    feeding.cancel()
-    await asyncio.wait([feeding])
-    if not feeding.cancelled() and (error := feeding.exception()):
-        raise error
