@@ -340,6 +340,22 @@ async def test_options_are_for_the_calls_inside_and_an_argument_wins() -> None:
         assert (await told())["metadata"] == {}
 
 
+@in_loop
+async def test_an_option_that_is_none_is_refused() -> None:
+    async with Network() as net:
+        client = await net.client()
+        wrong: dict[str, Any] = {"tiemout": 1.0}
+        with pytest.raises(TypeError, match="tiemout"):
+            await client.call("s", "Handler.Tell", Ask(""), **wrong)
+        with pytest.raises(TypeError, match="tiemout"):
+            client.stream("s", "Handler.Tell", **wrong)
+        with pytest.raises(TypeError, match="tiemout"):
+            client.stub("s", Handler, **wrong)
+        with pytest.raises(TypeError, match="tiemout"):
+            with options(**wrong):
+                raise AssertionError
+
+
 @pytest.mark.parametrize("transport", ["http", "memory"])
 @in_loop
 async def test_what_a_handler_calls_has_no_options_of_its_caller(transport: str) -> None:

@@ -19,9 +19,14 @@ from micro_core import (
     Unavailable,
 )
 from micro_core.client.ejection import Ejection
+from micro_core.client.options import Limits
 from micro_core.selector.base import blames_node
 
 NODES = tuple(Node(f"n{n}", f"10.0.0.{n}:80") for n in range(3))
+
+
+def ejecting(failures: int, seconds: float, most: float) -> Ejection:
+    return Ejection(Limits(1, 0.2, 10.0, failures, seconds, most))
 
 
 def now() -> float:
@@ -35,7 +40,7 @@ def fail(ejection: Ejection, node: Node, times: int = 1) -> None:
 
 @in_movable_loop
 async def test_nothing_ejected_is_the_same_object() -> None:
-    ejection = Ejection(5, 30.0, 300.0)
+    ejection = ejecting(5, 30.0, 300.0)
     fail(ejection, NODES[0], 4)
     assert ejection.usable(NODES) is NODES
     ejection.succeeded(NODES[0], now())
@@ -45,7 +50,7 @@ async def test_nothing_ejected_is_the_same_object() -> None:
 
 @in_movable_loop
 async def test_an_ejected_node_is_left_out_of_a_stable_tuple_and_returns() -> None:
-    ejection = Ejection(5, 30.0, 300.0)
+    ejection = ejecting(5, 30.0, 300.0)
     fail(ejection, NODES[0], 5)
     left = ejection.usable(NODES)
     assert left == NODES[1:]
@@ -61,7 +66,7 @@ async def test_an_ejected_node_is_left_out_of_a_stable_tuple_and_returns() -> No
 
 @in_movable_loop
 async def test_on_probation_one_failure_ejects_for_longer_up_to_the_most() -> None:
-    ejection = Ejection(5, 30.0, 75.0)
+    ejection = ejecting(5, 30.0, 75.0)
     fail(ejection, NODES[0], 5)
     for seconds in (30.0, 60.0, 75.0, 75.0):
         move(seconds - 1.0)
@@ -78,7 +83,7 @@ async def test_on_probation_one_failure_ejects_for_longer_up_to_the_most() -> No
 
 @in_movable_loop
 async def test_all_ejected_are_all_used_and_a_success_brings_one_back() -> None:
-    ejection = Ejection(1, 30.0, 300.0)
+    ejection = ejecting(1, 30.0, 300.0)
     for node in NODES:
         fail(ejection, node)
     assert ejection.usable(NODES) is NODES
@@ -91,7 +96,7 @@ async def test_all_ejected_are_all_used_and_a_success_brings_one_back() -> None:
 
 @in_movable_loop
 async def test_what_began_before_an_ejection_says_nothing_after_it() -> None:
-    ejection = Ejection(1, 30.0, 300.0)
+    ejection = ejecting(1, 30.0, 300.0)
     begin = now()
     move(1.0)
     fail(ejection, NODES[0])
@@ -106,7 +111,7 @@ async def test_what_began_before_an_ejection_says_nothing_after_it() -> None:
 async def test_a_node_of_the_same_id_elsewhere_is_another_and_a_withdrawn_one_is_forgotten() -> (
     None
 ):
-    ejection = Ejection(1, 30.0, 300.0)
+    ejection = ejecting(1, 30.0, 300.0)
     fail(ejection, NODES[0])
     again = (Node("n0", "10.0.9.9:80"), *NODES[1:])
     assert ejection.usable(again) is again
@@ -116,7 +121,7 @@ async def test_a_node_of_the_same_id_elsewhere_is_another_and_a_withdrawn_one_is
 
 @in_movable_loop
 async def test_zero_failures_is_off() -> None:
-    ejection = Ejection(0, 30.0, 300.0)
+    ejection = ejecting(0, 30.0, 300.0)
     fail(ejection, NODES[0], 50)
     assert ejection.usable(NODES) is NODES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar, cast
 
 from ..deadlines import Deadline
@@ -18,24 +18,12 @@ from ..wrapper.base import WrappedRequest, Wrapper, wrapped
 from .base import RpcClient, RpcRequest, RpcResponse, RpcStream
 from .budget import RetryBudget
 from .ejection import Ejection, Nodes
-from .options import CallOptions, Filter
+from .options import CallOptions, Filter, Limits
 from .protocols import Protocols, no_nodes
 
 T = TypeVar("T")
 Operation = Callable[[RpcClient, Node, RpcRequest], Awaitable[T]]
 _NOT_HERE = frozenset({404, 429, 503})
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The options ``client_*`` of these names."""
-
-    retries: int
-    retry_budget: float
-    retry_floor: float
-    ejection_failures: int
-    ejection_time: float
-    ejection_max: float
 
 
 class Attempts:
@@ -62,9 +50,7 @@ class Attempts:
         self._wrappers = wrappers
         self._budget = RetryBudget(limits.retry_budget, limits.retry_floor)
         self._loop = asyncio.get_running_loop()
-        self.ejection = Ejection(
-            limits.ejection_failures, limits.ejection_time, limits.ejection_max
-        )
+        self.ejection = Ejection(limits)
 
     async def run(
         self, request: RpcRequest, chosen: CallOptions, limit: Deadline, operation: Operation[T]
@@ -181,18 +167,12 @@ class Attempts:
         self, rpc: RpcClient, node: Node, request: RpcRequest, operation: Operation[T]
     ) -> T:
         async def last(outer: WrappedRequest) -> T:
-            return await operation(
-                rpc, node, replace(outer.value, header=checked_header(outer.header))
-            )
+            header = checked_header(outer.header)
+            return await operation(rpc, node, replace(outer.value, header=header))
 
-        outer = WrappedRequest(
-            "attempt",
-            request.service,
-            request.endpoint,
-            request,
-            dict(request.header),
-            operation is opening,
-        )
+        service, name, header = request.service, request.endpoint, dict(request.header)
+        stream = operation is opening
+        outer = WrappedRequest("attempt", service, name, request, header, stream)
         return cast(T, await wrapped(self._wrappers, last)(outer))
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, cast
 
 from ..context import TRACE_KEYS, maybe_current
 from ..deadlines import Deadline, Deadlines
@@ -16,9 +15,9 @@ from ..wrapper.base import Kind, WrappedRequest, Wrapper, wrapped
 from .attempts import Attempts, calling, opening
 from .base import RpcRequest
 from .blocking import Blocking
-from .deadline import UNSET, Unset, deadline_for
+from .deadline import deadline_for
 from .health import ClientHealth
-from .options import CallOptions, Reply, with_surrounding
+from .options import CallOptions, Reply, chosen_options
 from .protocols import Protocols
 from .stream import Stream
 
@@ -60,7 +59,7 @@ class Client:
         client: RpcClient | str | None = None,
         selector: Selector | str | None = None,
         codec: Codec | str | None = None,
-        timeout: float | Unset | None = UNSET,
+        timeout: float | Literal["default"] | None = "default",
         wrappers: Sequence[Wrapper] = (),
         attempt_wrappers: Sequence[Wrapper] = (),
     ) -> None:
@@ -128,12 +127,7 @@ class Client:
         await self.open()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     # -- calls -------------------------------------------------------------------------------
@@ -162,7 +156,7 @@ class Client:
 
         parts = self._opened()
         codecs = parts.codecs
-        chosen = with_surrounding(options)
+        chosen = chosen_options(options)
         deadline = deadline_for(chosen.get("timeout", parts.timeout))
         header = self._metadata(chosen.get("metadata"))
         with self._deadlines.until(deadline) as limit:
@@ -192,7 +186,7 @@ class Client:
             return self._through("call", service, endpoint, request, header, open_, stream=True)
 
         codecs = self._opened().codecs
-        chosen = with_surrounding(options)
+        chosen = chosen_options(options)
         deadline = deadline_for(chosen.get("timeout"))
         header = self._metadata(chosen.get("metadata"))
         content_type = chosen.get("content_type") or codecs.content_type_for(request)

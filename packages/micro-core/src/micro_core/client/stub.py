@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InternalError, SocketClosed
 from ..server.endpoint import _MARK, EndpointPlan, _annotations, _unstream, wire_name
-from .options import CallOptions, surrounded
+from .options import CallOptions, around, chosen_options, joined
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def make_stub(
 ) -> Any:
     """See :meth:`Client.stub`."""
     plans = plans_of_interface(interface, name)
+    chosen_options(options)  # to be told now of one that is none
     return SimpleNamespace(
         **{name: _method(client, service, plan, options) for name, plan in plans.items()}
     )
@@ -69,7 +70,7 @@ def _method(
 ) -> Callable[[Any], Any]:
     def stream(argument: Any) -> AsyncGenerator[Any, None]:
         first, messages = (None, argument) if plan.streams_in else (argument, None)
-        chosen = surrounded(options)
+        chosen = joined(options, around.get())
         opened = client.stream(service, plan.name, first, response=plan.response, **chosen)
         return _exchange(opened, messages)
 
@@ -80,7 +81,7 @@ def _method(
         raise InternalError(f"{plan.name} ended without a reply")
 
     async def unary(request: Any) -> Any:
-        chosen = surrounded(options)
+        chosen = joined(options, around.get())
         return await client.call(service, plan.name, request, plan.response, **chosen)
 
     return stream if plan.streams_out else last if plan.streams_in else unary
