@@ -67,7 +67,7 @@ class Attempts:
             try:
                 return await self._attempt(node, request, limit, operation)
             except MicroError as error:
-                again = self._again(error, request, chosen, filter, tried)
+                again = self._again(error, request, chosen, tried)
                 if again is None:
                     raise
             node = again
@@ -80,16 +80,13 @@ class Attempts:
 
     async def _find(self, service: str, filter: Filter | None, wait: bool) -> Nodes:
         view = self._cache.get(service) or await self._cache.load(service)
-        while True:
-            nodes = self._of(view, filter)
-            if nodes:
-                return nodes
+        while not (nodes := self._of(view, filter)):
+            if not wait and not view.known:
+                raise ServiceNotFound(f"no service {service} in the registry")
             if not wait:
-                break
+                raise no_nodes(service, view.services, filter)
             await view.changed()
-        if not view.known:
-            raise ServiceNotFound(f"no service {service} in the registry")
-        raise no_nodes(service, view.services, filter)
+        return nodes
 
     def _known(self, service: str, filter: Filter | None) -> Nodes:
         view = self._cache.get(service)
@@ -104,12 +101,7 @@ class Attempts:
     # -- attempts ----------------------------------------------------------------------------
 
     def _again(
-        self,
-        error: MicroError,
-        request: RpcRequest,
-        chosen: CallOptions,
-        filter: Filter | None,
-        tried: set[str],
+        self, error: MicroError, request: RpcRequest, chosen: CallOptions, tried: set[str]
     ) -> Node | None:
         """The node for another attempt, if there may be one."""
         unseen = error.happened == "no" and error.code in _NOT_HERE
@@ -117,7 +109,7 @@ class Attempts:
         harmless = harmless and request.attempt <= self._allowed(request, chosen)
         if not harmless and not (unseen and request.attempt == 1):
             return None
-        nodes = self._known(request.service, filter)
+        nodes = self._known(request.service, Filter.of(chosen))
         others = tuple(node for node in nodes if node.id not in tried)
         others = others or (nodes if harmless else ())
         if not others or not self._budget.take():
