@@ -49,6 +49,7 @@ from .errors import (
     UnsupportedMediaType,
     WrongLoop,
 )
+from .health import ServiceHealth
 from .message import Message
 from .registry.base import Registry
 from .registry.records import Endpoint, Node, RegistryEvent, ServiceInfo, Value
@@ -59,6 +60,7 @@ from .server.endpoint import endpoint
 from .service import Service
 from .store.base import Record, Store
 from .transport.base import Transport
+from .wrapper.base import WrappedRequest, Wrapper
 
 __all__ = [
     "TLS",
@@ -105,6 +107,7 @@ __all__ = [
     "Secret",
     "Selector",
     "Service",
+    "ServiceHealth",
     "ServiceInfo",
     "ServiceNotFound",
     "SettingsError",
@@ -120,6 +123,8 @@ __all__ = [
     "Unroutable",
     "UnsupportedMediaType",
     "Value",
+    "WrappedRequest",
+    "Wrapper",
     "WrongLoop",
     "current",
     "detached",
