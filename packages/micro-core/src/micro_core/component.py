@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from .clock import now
@@ -76,12 +75,7 @@ class Component(Plugin):
         await self.connect()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def health(self) -> Health:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, cast
 
 from ..context import TRACE_KEYS, maybe_current
@@ -82,6 +83,7 @@ class Client:
         self._attempts: Attempts
         self._broker_open = False
         self._deadlines = Deadlines()
+        self._closing = AsyncExitStack()
 
     # -- lifecycle ---------------------------------------------------------------------------
 
@@ -94,34 +96,33 @@ class Client:
             from ..settings import Settings
 
             parts = compose(Settings.read(None, os.environ), self._code)
-        await parts.registry.acquire(self)
-        try:
-            await parts.transport.acquire(self)
-        except BaseException:
-            await parts.registry.release(self)
-            raise
-        self._protocols = Protocols(parts.rpc_client)
-        self._cache = RegistryCache(parts.registry, on_withdrawn=self._withdrawn)
-        self._attempts = Attempts(
-            self._cache, self._protocols, parts.selector, parts.limits, self._attempt_wrappers
-        )
+        async with AsyncExitStack() as opened:
+            for component in (parts.registry, parts.transport):
+                await component.acquire(self)
+                opened.push_async_callback(component.release, self)
+            self._protocols = Protocols(parts.rpc_client)
+            self._cache = RegistryCache(parts.registry, on_withdrawn=self._withdrawn)
+            self._attempts = Attempts(
+                self._cache, self._protocols, parts.selector, parts.limits, self._attempt_wrappers
+            )
+            opened.push_async_callback(self._release_broker, parts.broker)
+            opened.callback(self._deadlines.close)
+            opened.push_async_callback(self._protocols.close)
+            opened.push_async_callback(self._cache.close)
+            opened.push_async_callback(self.blocking.close)
+            self._closing = opened.pop_all()
         self._parts = parts
         self.blocking.open()
 
     async def close(self) -> None:
-        """End all connections; bounded and idempotent."""
-        parts, self._parts = self._parts, None
-        if parts is None:
-            return
-        await self.blocking.close()
-        await self._cache.close()
-        await self._protocols.close()
-        self._deadlines.close()
+        """End all connections; bounded and idempotent. Cancelling it skips no step."""
+        self._parts = None
+        await self._closing.aclose()
+
+    async def _release_broker(self, broker: Broker) -> None:
         if self._broker_open:
             self._broker_open = False
-            await parts.broker.release(self)
-        await parts.transport.release(self)
-        await parts.registry.release(self)
+            await broker.release(self)
 
     async def __aenter__(self) -> Self:
         await self.open()
