@@ -9,7 +9,6 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from .clock import now
 from .errors import (
     BackendError,
     BackendUnavailable,
@@ -19,6 +18,7 @@ from .errors import (
 )
 from .plugin import Plugin
 from .security import redact_url
+from .timing import now
 
 State = Literal["connected", "degraded", "lost", "closed"]
 T = TypeVar("T")
