@@ -12,7 +12,7 @@ from .codec.base import Codec
 from .codec.set import CodecSet
 from .errors import PluginNotFound
 from .message import canonical
-from .plugins import load, load_default
+from .plugins import lacking, load, load_default
 from .registry.base import Registry
 from .selector.base import Selector
 from .server.base import RpcServer
@@ -88,4 +88,5 @@ def compose(settings: Settings, code: Mapping[str, Any]) -> Parts:
 
 
 def _codecs() -> list[Codec]:
-    return [cast(Codec, load_default("codec", name)()) for name in ("json", "bytes")]
+    names = [name for name in ("json", "bytes", "protobuf") if not lacking("codec", name)]
+    return [cast(Codec, load_default("codec", name)()) for name in names]
