@@ -97,8 +97,8 @@ def _field_type(field: Any) -> str:
     if nested is not None and nested.GetOptions().map_entry:
         key, value = nested.fields
         return f"map[{_field_type(key)}]{_field_type(value)}"
-    named = nested or field.enum_type
-    name: str = named.name if named is not None else _SCALARS[field.cpp_type]
+    named: Any = nested or field.enum_type
+    name = str(named.name) if named is not None else _SCALARS[field.cpp_type]
     if field.type == field.TYPE_BYTES:
         name = "[]uint8"
     return f"[]{name}" if _is_list(field) else name
