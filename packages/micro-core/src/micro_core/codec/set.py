@@ -20,6 +20,7 @@ class CodecSet:
         self._by_type = {name: codec for codec in codecs for name in codec.content_types}
         self._by_type.update(dict.fromkeys(default.content_types, default))
         self._readers: dict[Any, Reader] = {}
+        self._chosen: dict[type, str] = {}
 
     def codec(self, content_type: str) -> Codec:
         """Parameters such as ``charset`` do not matter. Raises UnsupportedMediaType."""
@@ -27,11 +28,8 @@ class CodecSet:
 
     def content_type_for(self, value: object) -> str:
         """What a call without a content type uses for this value."""
-        if isinstance(value, bytes | bytearray):
-            return "application/octet-stream"
-        if is_protobuf(type(value)):
-            return "application/protobuf"
-        return self._default.content_types[0]
+        kind = type(value)
+        return self._chosen.get(kind) or self._choose(kind)
 
     def encode(self, content_type: str, value: object) -> bytes:
         codec = self._by_type.get(content_type) or self.codec(content_type)
@@ -64,6 +62,15 @@ class CodecSet:
             return decoder(body)
 
         return read
+
+    def _choose(self, kind: type) -> str:
+        chosen = self._default.content_types[0]
+        if issubclass(kind, bytes | bytearray):
+            chosen = "application/octet-stream"
+        elif is_protobuf(kind):
+            chosen = "application/protobuf"
+        self._chosen[kind] = chosen
+        return chosen
 
     def _keep(self, type_: Any) -> Reader:
         read = self._readers[type_] = self.reader(type_)
