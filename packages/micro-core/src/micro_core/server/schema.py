@@ -97,11 +97,11 @@ def _field_type(field: Any) -> str:
     if nested is not None and nested.GetOptions().map_entry:
         key, value = nested.fields
         return f"map[{_field_type(key)}]{_field_type(value)}"
-    named: Any = nested or field.enum_type
-    name = str(named.name) if named is not None else _SCALARS[field.cpp_type]
+    prefix = "[]" if _is_list(field) else ""
     if field.type == field.TYPE_BYTES:
-        name = "[]uint8"
-    return f"[]{name}" if _is_list(field) else name
+        return f"{prefix}[]uint8"
+    named = nested or field.enum_type
+    return prefix + (str(named.name) if named else _SCALARS[field.cpp_type])
 
 
 def _is_list(field: Any) -> bool:
