@@ -27,6 +27,13 @@ def _build() -> dict[str, Any]:
     _add(order, "before", 5, _F.TYPE_MESSAGE, _ONE, ".shop.Order")
     _add(order, "raw", 6, _F.TYPE_BYTES)
     _add(order, "tags", 7, _F.TYPE_STRING, _MANY)
+    _add(order, "counts", 8, _F.TYPE_MESSAGE, _MANY, ".shop.Order.CountsEntry")
+    _add(order, "state", 9, _F.TYPE_ENUM, _ONE, ".shop.State")
+    entry = order.nested_type.add(name="CountsEntry")
+    entry.options.map_entry = True
+    _add(entry, "key", 1, _F.TYPE_STRING)
+    _add(entry, "value", 2, _F.TYPE_UINT32)
+    new.enum_type.add(name="State").value.add(name="NEW", number=0)
     old = descriptor_pb2.FileDescriptorProto(name="old.proto", package="old", syntax="proto2")
     strict = old.message_type.add(name="Strict")
     _add(strict, "name", 1, _F.TYPE_STRING, _REQUIRED)

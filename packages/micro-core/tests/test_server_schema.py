@@ -104,6 +104,8 @@ def test_protobuf() -> None:
             Value("before", "Order"),
             Value("raw", "[]uint8"),
             Value("tags", "[]string"),
+            Value("counts", "map[string]uint32"),
+            Value("state", "State"),
         ],
     )
 

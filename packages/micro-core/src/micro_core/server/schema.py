@@ -16,7 +16,7 @@ LEVELS = 3
 _GO = {"int": "int64", "float": "float64", "str": "string", "bytes": "[]uint8"}
 _LISTS = {"ListType", "SetType", "FrozenSetType", "VarTupleType"}
 # by cpp_type; enums and messages have names of their own
-_SCALARS = ("", "int32", "int64", "uint32", "uint64", "float64", "float32", "bool", "", "string")
+_SCALARS = ("int32", "int64", "uint32", "uint64", "float64", "float32", "bool", "", "string")
 
 
 def value_of(type_: Any) -> Value | None:
@@ -101,7 +101,8 @@ def _field_type(field: Any) -> str:
     if field.type == field.TYPE_BYTES:
         return f"{prefix}[]uint8"
     named = nested or field.enum_type
-    return prefix + (str(named.name) if named else _SCALARS[field.cpp_type])
+    name = _SCALARS[int(field.cpp_type) - 1] if named is None else str(named.name)
+    return prefix + name
 
 
 def _is_list(field: Any) -> bool:
