@@ -134,6 +134,14 @@ def test_an_optional_model_may_be_null(sort: str) -> None:
     assert read("application/json", codecs.encode("application/json", an_order(sort)))
 
 
+def test_object_is_any_value_and_other_classes_are_refused() -> None:
+    assert codecs.decode("application/json", object, b'{"a":[1]}') == {"a": [1]}
+    with pytest.raises(CodecError, match="Canary.* is no type that JSON carries"):
+        codecs.decode("application/json", Canary, b"{}")
+    with pytest.raises(CodecError, match="Canary is no type that JSON carries"):
+        codecs.encode("application/json", [Canary()])
+
+
 @every
 def test_models_within_plain_values_encode(sort: str) -> None:
     body = codecs.encode("application/json", {"orders": [an_order(sort)], "none": None})

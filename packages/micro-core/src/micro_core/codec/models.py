@@ -36,6 +36,8 @@ def from_plain(type_: Any, plain: Any) -> Any:
         return _to_pydantic(type_, plain)
     if is_protobuf(type_):
         return _to_protobuf(type_, plain)
+    if type_ is object:
+        return plain
     raise ValueError(f"{type_!r} is no type that JSON carries")
 
 
