@@ -54,6 +54,12 @@ class ClientSocket(HttpSocket):
     def refuse(self, refused: Refused) -> None:
         self.end(refused.reason(self.peer))
 
+    def unproven(self) -> bool:
+        """Whether a server of TLS 1.3 has yet to say that it takes this connection."""
+        tls = self._transport.get_extra_info("ssl_object")
+        session = tls.session
+        return not (self.closed or tls.version() != "TLSv1.3" or (session and session.has_ticket))
+
 
 class Answered(Refused):
     """The peer has answered with an error instead of a message."""

@@ -15,9 +15,10 @@ from typing import Any
 import httptools
 
 from ..errors import SocketClosed, status_text
+from ..security import FreshContext
 from .address import join_address, split_address
 from .base import Listener, Serve
-from .http_socket import HttpOptions, HttpSocket, Reason, Refused
+from .http_socket import FLUSH, HttpOptions, HttpSocket, Reason, Refused
 from .serving import Serving
 
 log = logging.getLogger("micro.transport.http")
@@ -106,7 +107,8 @@ class ServerSocket(HttpSocket):
             f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         self._transport.write(head.encode() + body)
-        self._transport.write_eof()
+        if self._transport.can_write_eof():  # TLS cannot
+            self._transport.write_eof()
         self.end(reason, linger=_LINGER)
 
     def tick(self, seconds: float) -> None:
@@ -138,12 +140,17 @@ class HttpListener(Listener):
         self._closed = False
 
     async def start(self, address: str) -> None:
-        """Raises ValueError for no address, OSError for one that cannot be bound."""
+        """Raises ValueError for no address, OSError for one that cannot be bound, OptionError."""
+        secure: dict[str, Any] = {}
+        if tls := self.options.tls:
+            secure["ssl"] = FreshContext(tls, tls.server_context)
+            secure["ssl_handshake_timeout"] = self.options.header_timeout
+            secure["ssl_shutdown_timeout"] = FLUSH
         socket = await _bind(address)
         self.address = join_address(socket.getsockname())
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            self._make_socket, sock=socket, backlog=_BACKLOG, ssl=None
+            self._make_socket, sock=socket, backlog=_BACKLOG, **secure
         )
 
     def _make_socket(self) -> ServerSocket:

@@ -16,11 +16,12 @@ import httptools
 
 from ..errors import BadRequest, MessageTooLarge, MicroError, SocketClosed, TooLarge
 from ..message import Header, Message
+from ..security import TLS
 from .address import join_address
 from .base import Socket
 from .http_head import decode_fields, encode_head
 
-_FLUSH = 5.0  # seconds that an ended connection may take to write what it has
+FLUSH = 5.0  # seconds that an ended connection may take to write what it has
 _INBOX = 1 << 20  # bytes that wait for recv before reading pauses, where
 _HEADER = 1 << 13  # a message counts as its body and so many
 _JOINED = 1 << 16  # bytes of a body that is copied behind its head rather than written apart
@@ -43,6 +44,7 @@ class HttpOptions:
     header_timeout: float
     idle_timeout: float
     allow_origins: tuple[str, ...]
+    tls: TLS | None
     buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(1 << 16)))
 
 
@@ -82,7 +84,7 @@ class HttpSocket(Socket, asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self.gone: asyncio.Future[None] = self._loop.create_future()
         self._reason: Reason | None = None
-        self._cause: Exception | None = None
+        self.cause: Exception | None = None
         self._inbox: deque[Message] = deque()
         self._held = 0
         self._paused = False
@@ -163,13 +165,13 @@ class HttpSocket(Socket, asyncio.BufferedProtocol):
 
     def _raise_reason(self) -> None:
         assert self._reason is not None  # noqa: S101
-        raise self._reason() from self._cause
+        raise self._reason() from self.cause
 
     def _unsendable(self) -> SocketClosed:
         self.end(self._peer_left())
         assert self._reason is not None  # noqa: S101
         error = SocketClosed(str(self._reason()), happened="no")
-        error.__cause__ = self._cause
+        error.__cause__ = self.cause
         return error
 
     async def _unblocked(self, blocked: set[asyncio.Future[None]]) -> None:
@@ -205,7 +207,7 @@ class HttpSocket(Socket, asyncio.BufferedProtocol):
         elif self._paused:
             self._transport.resume_reading()
         if not self.gone.done():
-            timer = self._loop.call_later(linger or _FLUSH, self._transport.abort)
+            timer = self._loop.call_later(linger or FLUSH, self._transport.abort)
             self.gone.add_done_callback(lambda _: timer.cancel())
 
     def abort(self) -> None:
@@ -225,7 +227,7 @@ class HttpSocket(Socket, asyncio.BufferedProtocol):
         _watch_peer(transport.get_extra_info("socket"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._cause = self._cause or exc
+        self.cause = self.cause or exc
         if not self.gone.done():
             self.gone.set_result(None)
         self.end(self._peer_left())
@@ -256,7 +258,7 @@ class HttpSocket(Socket, asyncio.BufferedProtocol):
             if self._line or self._fields:  # under way, see there
                 self._bound_rest()
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._cause = error
+            self.cause = error
             self.refuse(_refused(error))
         except Refused as refused:
             self.refuse(refused)
