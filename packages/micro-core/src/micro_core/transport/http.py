@@ -6,7 +6,7 @@ import asyncio
 import logging
 import ssl
 import weakref
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..errors import BackendError, BackendRefused, BackendUnavailable
 from ..options import Duration
@@ -15,7 +15,7 @@ from .address import split_address
 from .base import Listener, Serve, Socket, Transport
 from .http_client import ClientSocket
 from .http_server import HttpListener, Probe
-from .http_socket import FLUSH, HttpOptions
+from .http_socket import HttpOptions
 
 log = logging.getLogger("micro.transport.http")
 _VERDICT = 0.25  # seconds for a server's word on our certificate
@@ -57,7 +57,7 @@ class HttpTransport(Transport):
     ) -> None:
         super().__init__(*addresses)
         self.tls = tls
-        self._secure: dict[str, Any] = {}
+        self._context: FreshContext | None = None
         self.connect_timeout = connect_timeout
         self.probe: Probe | None = None
         self._http = HttpOptions(
@@ -74,8 +74,7 @@ class HttpTransport(Transport):
 
     async def _connect(self) -> None:
         if tls := self.tls:
-            context = FreshContext(tls, tls.client_context)
-            self._secure = {"ssl": context, "ssl_shutdown_timeout": FLUSH}
+            self._context = FreshContext(tls, tls.client_context)
             if not tls.verify:
                 log.warning("transport http does not verify the servers it dials")
 
@@ -83,14 +82,16 @@ class HttpTransport(Transport):
         loop = asyncio.get_running_loop()
         try:
             host, port = split_address(address)
-            secure = self._secure
-            if tls := self.tls:
-                secure = {**secure, "server_hostname": tls.server_name or host}
+            name = (self.tls.server_name or host) if self.tls else None
             async with asyncio.timeout(self.connect_timeout):
                 _, socket = await loop.create_connection(
-                    lambda: ClientSocket(address, self._http), host, port, **secure
+                    lambda: ClientSocket(address, self._http),
+                    host,
+                    port,
+                    ssl=self._context,
+                    server_hostname=name,
                 )
-                if tls:
+                if self._context:
                     await self._admitted(socket)
         except (OSError, ValueError) as error:
             raise self._unavailable("cannot connect to", address, error) from error

@@ -18,7 +18,7 @@ from ..errors import SocketClosed, status_text
 from ..security import FreshContext
 from .address import join_address, split_address
 from .base import Listener, Serve
-from .http_socket import FLUSH, HttpOptions, HttpSocket, Reason, Refused
+from .http_socket import HttpOptions, HttpSocket, Reason, Refused
 from .serving import Serving
 
 log = logging.getLogger("micro.transport.http")
@@ -145,7 +145,6 @@ class HttpListener(Listener):
         if tls := self.options.tls:
             secure["ssl"] = FreshContext(tls, tls.server_context)
             secure["ssl_handshake_timeout"] = self.options.header_timeout
-            secure["ssl_shutdown_timeout"] = FLUSH
         socket = await _bind(address)
         self.address = join_address(socket.getsockname())
         loop = asyncio.get_running_loop()

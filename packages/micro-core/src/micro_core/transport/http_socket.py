@@ -21,7 +21,7 @@ from .address import join_address
 from .base import Socket
 from .http_head import decode_fields, encode_head
 
-FLUSH = 5.0  # seconds that an ended connection may take to write what it has
+_FLUSH = 5.0  # seconds that an ended connection may take to write what it has
 _INBOX = 1 << 20  # bytes that wait for recv before reading pauses, where
 _HEADER = 1 << 13  # a message counts as its body and so many
 _JOINED = 1 << 16  # bytes of a body that is copied behind its head rather than written apart
@@ -207,7 +207,7 @@ class HttpSocket(Socket, asyncio.BufferedProtocol):
         elif self._paused:
             self._transport.resume_reading()
         if not self.gone.done():
-            timer = self._loop.call_later(linger or FLUSH, self._transport.abort)
+            timer = self._loop.call_later(linger or _FLUSH, self._transport.abort)
             self.gone.add_done_callback(lambda _: timer.cancel())
 
     def abort(self) -> None:
