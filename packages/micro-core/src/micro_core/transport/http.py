@@ -107,10 +107,10 @@ class HttpTransport(Transport):
             while socket.unproven() and loop.time() < until:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         except BaseException:
-            socket.abort()
+            socket.drop()
             raise
         if socket.closed:
-            socket.abort()
+            socket.drop()
             raise BackendRefused(
                 f"transport http: {socket.peer} ended the connection after the handshake: give a "
                 "certificate that it trusts as cert and key of tls",

@@ -48,7 +48,7 @@ class ClientSocket(HttpSocket):
 
     def _peer_left(self) -> Reason:
         if self._header is not None and self._status != 200:
-            return Answered(self._status, self._rest).reason(self.peer)
+            return Answered(self._status, b"".join(self._parts)).reason(self.peer)
         return super()._peer_left()
 
     def refuse(self, refused: Refused) -> None:
@@ -64,7 +64,7 @@ class ClientSocket(HttpSocket):
 class Answered(Refused):
     """The peer has answered with an error instead of a message."""
 
-    def __init__(self, status: int, body: bytes | bytearray) -> None:
+    def __init__(self, status: int, body: bytes) -> None:
         text = bytes(body[: 4 * _SHOWN]).decode(errors="replace")
         shown = " ".join(text.split())[:_SHOWN]
         super().__init__(status, f"answered {status} {status_text(status)}: {shown}")

@@ -118,7 +118,7 @@ class ServerSocket(HttpSocket):
             return
         options = self._options
         if self._header is not None:
-            if self._quiet >= options.idle_timeout + len(self._rest) / _SLOWEST:
+            if self._quiet >= options.idle_timeout + self._size / _SLOWEST:
                 self.refuse(Refused(408, "the body comes too slowly"))
         elif self._under_way():
             if self._quiet >= options.header_timeout:
@@ -158,7 +158,7 @@ class HttpListener(Listener):
     def admit(self, socket: ServerSocket) -> None:
         most = self.options.max_connections
         if self._closed or len(self.connections) >= 2 * most:
-            socket.abort()
+            socket.drop()
             return
         self.connections.add(socket)
         if len(self._serving) >= most:
@@ -186,7 +186,7 @@ class HttpListener(Listener):
         if waiting := tasks | self._gone():
             await asyncio.wait(waiting, timeout=_CLOSE)
         for socket in self.connections:
-            socket.abort()
+            socket.drop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.5):
                 await asyncio.gather(*self._gone(), self._server.wait_closed())
