@@ -238,7 +238,7 @@ async def main():
     async with t.HttpTransport() as transport:
         client = t.MucpClient(transport=transport)
         stream = await client.open(t.Node("s", sys.argv[1]), t.RpcRequest("s", "S.S", "x/y"))
-        for _ in range(250):
+        for _ in range(170):
             await stream.send(10_000 * b"x")
         print("full", flush=True)
         await asyncio.sleep(60)
