@@ -21,6 +21,7 @@ from .base import Dispatch, RpcServer
 log = logging.getLogger("micro.server.mucp")
 _UNREAD = 128  # messages of one stream, and
 _UNREAD_BYTES = 1 << 20  # bytes of them, after which the receiver waits for the handler
+_HEADER = 1 << 13  # bytes that an answer counts more than its body
 _LOOK = 0.25  # seconds between looks whether the peer is still there, meanwhile
 _OVER = 128  # streams that have ended, of whose late messages a connection knows
 _QUIET = 0.5  # seconds without a connection after which no client is expected to come
@@ -105,6 +106,8 @@ class Connection:
         self._waiting: asyncio.Future[None] | None = None
         self._streams: dict[str, ServerStream] = {}
         self._over: deque[str] = deque(maxlen=_OVER)
+        self._owed = 0  # bytes of answers that the peer has not taken
+        self._room = asyncio.Event()
         self.running = 0
 
     async def run(self) -> None:
@@ -155,6 +158,9 @@ class Connection:
     async def _next_request(self) -> tuple[RpcRequest, str, str | None]:
         """The next message that is of no stream, under way or over."""
         while True:
+            while self._owed >= _UNREAD_BYTES:  # or who never reads would fill the memory
+                self._room.clear()
+                await self._room.wait()
             message = await self._socket.recv()
             header = message.header
             stream_id = header.get("Micro-Stream")
@@ -199,7 +205,13 @@ class Connection:
         header["Micro-Id"] = id
         if self._server.draining:
             header["Connection"] = "close"
-        await self._socket.send(Message(header, body))
+        size = len(body) + _HEADER
+        self._owed += size
+        try:
+            await self._socket.send(Message(header, body))
+        finally:
+            self._owed -= size
+            self._room.set()
 
     async def _stream(self, request: RpcRequest, id: str, stream_id: str) -> None:
         header = {

@@ -25,7 +25,7 @@ class HttpTransport(Transport):
     """A message is a POST one way and a 200 response the other way, on one connection.
 
     The two directions are not paired. HTTP trims blanks around the values of a header, and keeps
-    ``Host``, ``Content-Length`` and ``Transfer-Encoding`` for itself. Times are in seconds.
+    ``Host`` and what is about the length and the coding of a body for itself. Times are in seconds.
     ``probe`` answers ``GET /_live`` and ``GET /_ready`` with a status and a body; a listener
     takes it over, and may be given another.
 

@@ -317,6 +317,9 @@ class HttpSocket(Socket, asyncio.BufferedProtocol):
         length = header.pop("Content-Length", "")
         if len(length) >= self._surely_fits and int(length) > self._options.max_body:
             raise self._too_large(length)
+        coding = header.pop("Transfer-Encoding", "chunked"), header.pop("Content-Encoding", "")
+        if coding[0].lower() != "chunked" or coding[1].lower() not in ("", "identity"):
+            raise Refused(415, "bodies are not inflated: send them without Content-Encoding")
         return header
 
     def on_message_complete(self) -> None:
