@@ -6,6 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ class Victim:
 
     def __init__(self) -> None:
         command = [sys.executable, str(Path(__file__).resolve())]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by the tests
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True)
         assert self.process.stdout is not None
         self.rpc, self.broker, self.node = self.process.stdout.readline().split()
 
@@ -62,6 +64,11 @@ class Victim:
 
     def files(self) -> int:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    def said(self) -> str:
+        """What it has logged."""
+        self.log.seek(0)
+        return self.log.read()
 
     def stop(self) -> int:
         """The exit code; killed after 10 s."""

@@ -41,6 +41,9 @@ def victim() -> Iterator[Victim]:
     victim = Victim()
     yield victim
     assert victim.stop() == 0
+    said = victim.said()
+    victim.log.close()
+    assert said == ""  # peers that misbehave are not our errors
 
 
 async def connect(victim: Victim, which: Which) -> Pair:

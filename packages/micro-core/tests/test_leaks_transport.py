@@ -94,6 +94,7 @@ def frozen() -> Iterator[Victim]:
     finally:
         os.kill(victim.process.pid, signal.SIGCONT)
         victim.stop()
+        victim.log.close()
 
 
 @in_loop

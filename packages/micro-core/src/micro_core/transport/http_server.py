@@ -108,7 +108,8 @@ class ServerSocket(HttpSocket):
         )
         self._transport.write(head.encode() + body)
         if self._transport.can_write_eof():  # TLS cannot
-            self._transport.write_eof()
+            with contextlib.suppress(OSError):  # of a peer that has reset the connection
+                self._transport.write_eof()
         self.end(reason, linger=_LINGER)
 
     def tick(self, seconds: float) -> None:
