@@ -14,7 +14,7 @@ from ..security import TLS, FreshContext, tls_remedy
 from .address import split_address
 from .base import Listener, Serve, Socket, Transport
 from .http_client import ClientSocket
-from .http_server import HttpListener, Probe
+from .http_server import HttpListener
 from .http_socket import HttpOptions
 
 log = logging.getLogger("micro.transport.http")
@@ -26,8 +26,7 @@ class HttpTransport(Transport):
 
     The two directions are not paired. HTTP trims blanks around the values of a header, and keeps
     ``Host`` and what is about the length and the coding of a body for itself. Times are in seconds.
-    ``probe`` answers ``GET /_live`` and ``GET /_ready`` with a status and a body; a listener
-    takes it over, and may be given another.
+    A listener takes ``probe`` over, and may be given another.
 
     max_body: most bytes of a message's body, in and out
     max_header_bytes: most bytes of a message's header
@@ -59,7 +58,6 @@ class HttpTransport(Transport):
         self.tls = tls
         self._context: FreshContext | None = None
         self.connect_timeout = connect_timeout
-        self.probe: Probe | None = None
         self._http = HttpOptions(
             max_body=max_body,
             max_header_bytes=max_header_bytes,

@@ -16,8 +16,8 @@ _BLANK = " \t"  # of Unicode's blanks, HTTP trims these
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _UNFIT = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")  # a tab fits
 _HIDDEN = frozenset({"Host"})
-_OWNED = _HIDDEN | {"Content-Encoding", "Content-Length", "Expect", "Te", "Trailer"}
-_OWNED |= {"Transfer-Encoding", "Upgrade"}
+_CODING = {"Content-Encoding", "Content-Length", "Transfer-Encoding"}
+_OWNED = _HIDDEN | _CODING | {"Expect", "Te", "Trailer", "Upgrade"}
 
 _received: dict[bytes, str] = {}  # canonical, and "" for the hidden ones
 _sent: dict[str, str] = {}  # canonical, with the colon
