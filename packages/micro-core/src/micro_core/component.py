@@ -28,7 +28,7 @@ log = logging.getLogger("micro.component")
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a component is. Times are seconds of ``time.monotonic()``."""
+    """How a component is. Times are of the event loop's clock."""
 
     state: State
     since: float
@@ -60,7 +60,7 @@ class Component(Plugin):
         self._users: set[int] = set()
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._locked: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
-        self._health = Health("closed", time.monotonic())
+        self._health = Health("closed", time.monotonic())  # no loop yet
 
     # -- what users call ---------------------------------------------------------------------
 
@@ -146,7 +146,7 @@ class Component(Plugin):
             log.warning("%s %s failed to close: %s", self.kind, self.name, error)
         finally:
             self._home = None
-            self._health = Health("closed", time.monotonic())
+            self._health = Health("closed", asyncio.get_running_loop().time())
 
     def _check_home(self) -> None:
         if self._home is None:
@@ -197,7 +197,7 @@ class Component(Plugin):
         return failure
 
     def _note_success(self) -> None:
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         before = self._health
         if before.state == "connected":
             self._health = Health("connected", before.since, now, before.reconnects, before.drops)
@@ -207,7 +207,7 @@ class Component(Plugin):
 
     def _note_failure(self, error: BaseException) -> None:
         before = self._health
-        since = before.since if before.state == "lost" else time.monotonic()
+        since = before.since if before.state == "lost" else asyncio.get_running_loop().time()
         self._health = Health(
             "lost", since, before.last_ok, before.reconnects, before.drops, str(error)
         )
