@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Hashable, Mapping
 
 from ..errors import BackendError, BackendRefused, BackendUnavailable, MicroError
@@ -17,6 +16,10 @@ Predicate = Callable[[ServiceInfo, Node], bool]
 NAMES = 10_000
 FILTERS = 1_000
 UNKNOWN_IDLE = 5.0  # seconds that a name without a service is watched after its last use
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class RegistryCache:
@@ -147,7 +150,7 @@ class RegistryCache:
         if doubtful:
             self._doubted.add(name)
             if error is not None and self._away_since is None:
-                self._away_since = time.monotonic()
+                self._away_since = _now()
                 log.warning(
                     "registry %s is away, calls go on with the nodes known: %s",
                     self.registry.name,
@@ -156,7 +159,7 @@ class RegistryCache:
             return
         self._doubted.discard(name)
         if not self._doubted and self._away_since is not None:
-            away, self._away_since = time.monotonic() - self._away_since, None
+            away, self._away_since = _now() - self._away_since, None
             log.info("registry %s is back after %.1f s", self.registry.name, away)
 
 
@@ -171,7 +174,7 @@ class ServiceView:
         self.services: tuple[ServiceInfo, ...] = ()
         self.version = 0
         self.used = True
-        self._last_use = time.monotonic()
+        self._last_use = _now()
         self._waiting = 0
         self._cache = cache
         self._watcher = Watcher(cache.registry, name, self._refresh)
@@ -237,7 +240,7 @@ class ServiceView:
 
     def is_unused(self, idle: float) -> bool:
         """Whether it may be dropped: not while it is all that is left of an absent registry."""
-        now = time.monotonic()
+        now = _now()
         if self.used or self._waiting:
             self.used = False
             self._last_use = now
@@ -258,14 +261,14 @@ class ServiceView:
         watcher = self._watcher
         self._cache.note_doubt(self.name, watcher.doubtful, watcher.last_error)
         held = self._ledger.held
-        self._ledger.update(watcher.nodes, watcher.doubtful, time.monotonic())
+        self._ledger.update(watcher.nodes, watcher.doubtful, _now())
         if (late := self._ledger.held - held) > 0:
             log.warning("%s: %d nodes are missing after the outage, held for now", self.name, late)
         self._serve()
 
     def _release(self) -> None:
         held = self._ledger.held
-        self._ledger.expire(time.monotonic())
+        self._ledger.expire(_now())
         if gone := held - self._ledger.held:
             log.warning("%s: %d nodes have not come back", self.name, gone)
         self._serve()
@@ -287,7 +290,7 @@ class ServiceView:
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        delay = self._ledger.next_expiry(time.monotonic())
+        delay = self._ledger.next_expiry(_now())
         loop = asyncio.get_running_loop()
         self._timer = None if delay is None else loop.call_later(delay, self._release)
 

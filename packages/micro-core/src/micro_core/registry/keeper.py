@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ..backoff import Backoff
@@ -34,36 +32,28 @@ class Keeper:
         self.last_ok: float | None = None
         self.last_error: Exception | None = None
         self._registry = registry
-        self._info = info
+        self.info = info
         self._ttl = ttl
         self._limit = min(registry.operation_timeout, max(1.0, ttl / 3))
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def info(self) -> ServiceInfo:
-        return self._info
-
-    @property
     def registered(self) -> bool:
         """Whether the last success is younger than the TTL; ``last_error`` tells a failed beat.
 
-        ``last_ok`` is that success, in seconds of ``time.monotonic()``.
+        ``last_ok`` is that success, a time of the event loop's clock.
         """
-        fresh = self.last_ok is not None and time.monotonic() - self.last_ok < self._ttl
-        return self._task is not None and fresh
+        if self._task is None or self.last_ok is None:
+            return False
+        return asyncio.get_running_loop().time() - self.last_ok < self._ttl
 
     async def __aenter__(self) -> Self:
-        await self._register(self._info)
-        self._task = asyncio.create_task(self._beat(), name=f"micro-keep {self._info.name}")
+        await self._register(self.info)
+        self._task = asyncio.create_task(self._beat(), name=f"micro-keep {self.info.name}")
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()
 
     async def update(self, info: ServiceInfo) -> None:
@@ -74,11 +64,11 @@ class Keeper:
         async with self._lock:
             if self._task is None:
                 raise BackendUnavailable(f"{self._named} is not kept any more: enter a new keeper")
-            before, self._info = self._info, info
+            before, self.info = self.info, info
             try:
                 await self._register(info)
             except InvalidName:
-                self._info = before
+                self.info = before
                 raise
             if gone := _left_out(before, info):
                 await self._remove(before.with_nodes(gone))
@@ -92,7 +82,7 @@ class Keeper:
             async with asyncio.timeout(self._registry.close_timeout), self._lock:
                 # under the lock, so that no beat on its way can land after the removal
                 task.cancel()
-                await self._remove(self._info)
+                await self._remove(self.info)
         except TimeoutError:
             log.warning("%s was not deregistered in time and will expire", self._named)
         finally:
@@ -128,7 +118,7 @@ class Keeper:
     async def _attempt(self) -> bool:
         try:
             async with self._lock, asyncio.timeout(self._limit):
-                await self._register(self._info)
+                await self._register(self.info)
         except Exception as error:
             self._lost(error)
             return False
@@ -136,7 +126,7 @@ class Keeper:
 
     async def _register(self, info: ServiceInfo) -> None:
         await self._registry.register(info, ttl=self._ttl)
-        before, self.last_ok = self.last_ok, time.monotonic()
+        before, self.last_ok = self.last_ok, asyncio.get_running_loop().time()
         if self.last_error is not None:
             self.last_error = None
             log.info(
@@ -153,8 +143,8 @@ class Keeper:
 
     @property
     def _named(self) -> str:
-        ids = ", ".join(node.id for node in self._info.nodes)
-        return f"{self._info.name} ({ids}) at registry {self._registry.name}"
+        ids = ", ".join(node.id for node in self.info.nodes)
+        return f"{self.info.name} ({ids}) at registry {self._registry.name}"
 
 
 def _left_out(before: ServiceInfo, after: ServiceInfo) -> list[Node]:

@@ -7,6 +7,7 @@ so does the directory's time, which is all that an idle watcher looks at.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 import time
@@ -296,17 +297,23 @@ def _read_body(body: bytes) -> ServiceInfo:
 
 def _stamp(ttl: float) -> _Stamp:
     pid = os.getpid()
-    return _Stamp(_boot(), time.monotonic(), pid, _started(pid) or 0, min(ttl, 1e9))
+    return _Stamp(_boot(), _now(), pid, _started(pid) or 0, min(ttl, 1e9))
 
 
 def _lives(stamp: _Stamp, running: dict[int, int | None]) -> bool:
     """``running`` remembers, for one look at all, when each process was started."""
-    now = time.monotonic()
+    now = _now()
     if stamp.boot != _boot() or not now - stamp.ttl < stamp.time <= now + 1.0:
         return False
     if stamp.pid not in running:
         running[stamp.pid] = _started(stamp.pid)
     return running[stamp.pid] == stamp.start
+
+
+def _now() -> float:
+    """A clock that all processes since the boot share; it follows a clock moved in a test."""
+    moved: float = getattr(asyncio.get_running_loop(), "moved", 0.0)
+    return time.monotonic() + moved
 
 
 def _boot() -> str:

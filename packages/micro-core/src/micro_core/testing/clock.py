@@ -72,8 +72,9 @@ class Clock:
 async def clock() -> AsyncGenerator[Clock, None]:
     """Makes the running loop's clock one that can be moved.
 
-    Timeouts, TTLs, backoff, ejections and deadlines follow, as they are measured by the loop;
-    ``time.time()`` and ``time.monotonic()`` do not. At the end time goes on from where it is: a
-    loop's clock never goes back. Raises RuntimeError on uvloop, whose clock cannot be moved.
+    Timeouts, TTLs, backoff, ejections and deadlines follow, as they are measured by the loop, and
+    so does an ``asyncio.timeout`` around the test itself; ``time.time()`` and
+    ``time.monotonic()`` do not. At the end time goes on from where it is: a loop's clock never
+    goes back. Raises RuntimeError on uvloop, whose clock cannot be moved.
     """
     yield Clock(asyncio.get_running_loop())
