@@ -108,14 +108,18 @@ class Script:
         assert self._process.stdout is not None
         self._process.stdout.close()
 
-    def line(self, text: str) -> str:
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def line(self, text: str, patience: float = PATIENCE) -> str:
         """The first line that holds ``text``, as soon as it is there."""
 
         def found() -> str | None:
             return next((line for line in self.lines if text in line), None)
 
         with self._changed:
-            self._changed.wait_for(lambda: found() is not None or self._ended, PATIENCE)
+            self._changed.wait_for(lambda: found() is not None or self._ended, patience)
             line = found()
         assert line is not None, f"no {text!r} in\n" + "\n".join(self.lines)
         return line

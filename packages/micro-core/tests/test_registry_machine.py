@@ -27,7 +27,14 @@ from micro_core.registry.cache import RegistryCache, ServiceView
 from micro_core.registry.keeper import Keeper
 from micro_core.registry.local import LocalRegistry
 from micro_core.registry.memory import MemoryRegistry
-from micro_core.registry.records import Endpoint, Node, RegistryEvent, ServiceInfo, by_node, by_version
+from micro_core.registry.records import (
+    Endpoint,
+    Node,
+    RegistryEvent,
+    ServiceInfo,
+    by_node,
+    by_version,
+)
 from micro_core.registry.watcher import Watcher
 from micro_core.testing import Clock
 

@@ -30,7 +30,6 @@ from micro_core.registry.memory import MemoryRegistry
 from micro_core.registry.records import Node, ServiceInfo
 from micro_core.store.sqlite import SqliteStore
 
-
 Body = Callable[..., Awaitable[None]]
 
 
@@ -479,5 +478,3 @@ def test_nothing_in_it_is_for_one_framework_of_tests() -> None:
         "assert not [n for n in dir(t) if n.lower().startswith('test')], dir(t)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-
-

@@ -5,6 +5,8 @@ from __future__ import annotations
 from .broker.base import Broker
 from .broker.subscription import Event
 from .client.client import Client
+from .client.health import ClientHealth
+from .client.options import CallOptions, options
 from .client.stream import Stream
 from .codec.base import Codec
 from .component import Component, Health
@@ -47,6 +49,7 @@ from .errors import (
     UnsupportedMediaType,
     WrongLoop,
 )
+from .health import ServiceHealth
 from .message import Message
 from .registry.base import Registry
 from .registry.records import Endpoint, Node, RegistryEvent, ServiceInfo, Value
@@ -57,6 +60,7 @@ from .server.endpoint import endpoint
 from .service import Service
 from .store.base import Record, Store
 from .transport.base import Transport
+from .wrapper.base import WrappedRequest, Wrapper
 
 __all__ = [
     "TLS",
@@ -67,7 +71,9 @@ __all__ = [
     "BadRequest",
     "Broker",
     "Call",
+    "CallOptions",
     "Client",
+    "ClientHealth",
     "Codec",
     "CodecError",
     "Component",
@@ -101,6 +107,7 @@ __all__ = [
     "Secret",
     "Selector",
     "Service",
+    "ServiceHealth",
     "ServiceInfo",
     "ServiceNotFound",
     "SettingsError",
@@ -116,9 +123,12 @@ __all__ = [
     "Unroutable",
     "UnsupportedMediaType",
     "Value",
+    "WrappedRequest",
+    "Wrapper",
     "WrongLoop",
     "current",
     "detached",
     "endpoint",
+    "options",
     "run",
 ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
+from .clock import now
 from .errors import (
     BackendError,
     BackendUnavailable,
@@ -28,7 +28,7 @@ log = logging.getLogger("micro.component")
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a component is. Times are of the event loop's clock."""
+    """How a component is. Times are seconds of the event loop's clock."""
 
     state: State
     since: float
@@ -60,7 +60,7 @@ class Component(Plugin):
         self._users: set[int] = set()
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._locked: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
-        self._health = Health("closed", time.monotonic())  # no loop yet
+        self._health = Health("closed", now())
 
     # -- what users call ---------------------------------------------------------------------
 
@@ -146,7 +146,7 @@ class Component(Plugin):
             log.warning("%s %s failed to close: %s", self.kind, self.name, error)
         finally:
             self._home = None
-            self._health = Health("closed", asyncio.get_running_loop().time())
+            self._health = Health("closed", now())
 
     def _check_home(self) -> None:
         if self._home is None:
@@ -197,17 +197,17 @@ class Component(Plugin):
         return failure
 
     def _note_success(self) -> None:
-        now = asyncio.get_running_loop().time()
+        time = now()
         before = self._health
         if before.state == "connected":
-            self._health = Health("connected", before.since, now, before.reconnects, before.drops)
+            self._health = Health("connected", before.since, time, before.reconnects, before.drops)
             return
         again = before.reconnects + (before.state in ("lost", "degraded"))
-        self._health = Health("connected", now, now, again, before.drops)
+        self._health = Health("connected", time, time, again, before.drops)
 
     def _note_failure(self, error: BaseException) -> None:
         before = self._health
-        since = before.since if before.state == "lost" else asyncio.get_running_loop().time()
+        since = before.since if before.state == "lost" else now()
         self._health = Health(
             "lost", since, before.last_ok, before.reconnects, before.drops, str(error)
         )

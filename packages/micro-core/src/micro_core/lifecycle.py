@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .advertise import advertised, listen_address
@@ -15,11 +16,13 @@ from .broker.subscription import Subscription
 from .broker.typed import SubscriberPlan
 from .component import Component
 from .errors import BackendError
+from .health import probe
 from .registry.keeper import Keeper
 from .registry.records import Node, ServiceInfo
 from .server.base import RpcServer
 
 if TYPE_CHECKING:
+    from .broker.base import Start
     from .compose import Parts
     from .service import Service
     from .settings import Settings
@@ -45,8 +48,11 @@ class Topic:
     topic: str
     plan: SubscriberPlan
     queue: str | None
-    attempts: int
+    attempts: int | None
     concurrency: int
+    prefetch: int | None
+    auto_ack: bool
+    start: Start
 
 
 class Running:
@@ -60,6 +66,8 @@ class Running:
         self.parts: Parts = compose(self.settings, service.code)
         self.info: ServiceInfo  # what the registry was told, once started
         self.rpc: RpcServer = self.parts.make_server()
+        self.stopping = False
+        self.subscriptions: list[Subscription] = []
         self._delay = self.settings.core("drain_delay", None, 2.0)
         self._grace = self.settings.core("grace", None, 10.0)
         self._listening = False
@@ -67,7 +75,11 @@ class Running:
         self._alone = alone
         self._held: list[Component] = []
         self._keeper: Keeper | None = None
-        self._subscriptions: list[Subscription] = []
+
+    @property
+    def registered(self) -> bool:
+        """Whether the registry has taken the registration within the last TTL."""
+        return self._keeper is not None and self._keeper.registered
 
     # -- start -------------------------------------------------------------------------------
 
@@ -83,7 +95,7 @@ class Running:
         await self._service.client.open(parts)
         self.info = await self._listen()
         for topic in self._service.topics:
-            self._subscriptions.append(await self._subscribe(topic))
+            self.subscriptions.append(await self._subscribe(topic))
         self._keeper = parts.registry.keep(self.info, ttl=self._ttl())
         await self._keeper.__aenter__()
 
@@ -95,9 +107,11 @@ class Running:
         code, parts = self._service.identity, self.parts
         server = self._service.server
         server.codecs = parts.codecs
-        server.threads = self.settings.core("server_threads", None, server.threads)
+        server.threads = self.settings.core("server_threads")
+        server.max_calls = self.settings.core("server_max_calls")
         server.name = self._own("server_name", code.name)
         server.draining = False
+        parts.transport.probe = partial(probe, self)
         listen = listen_address(self._own("server_address", code.address), parts.registry)
         try:
             bound = await self.rpc.start(listen, server.dispatch)
@@ -131,19 +145,25 @@ class Running:
         return float(self.settings.core("register_ttl", self._service.identity.ttl))
 
     async def _subscribe(self, topic: Topic) -> Subscription:
-        broker = self.parts.broker
+        broker, core = self.parts.broker, self.settings.core
         handler = topic.plan.bind(self._service.name, self.parts.codecs)
+        attempts = core("subscriber_attempts", topic.attempts)
+        backoff = core("subscriber_backoff"), core("subscriber_backoff_max")
         return await broker.subscribe(
             topic.topic,
-            retrying(handler, broker, attempts=topic.attempts),
+            retrying(handler, broker, attempts=attempts, backoff=backoff),
             queue=topic.queue,
+            auto_ack=topic.auto_ack,
             concurrency=topic.concurrency,
+            prefetch=core("subscriber_prefetch", topic.prefetch),
+            start=topic.start,
         )
 
     # -- stop --------------------------------------------------------------------------------
 
     async def stop(self) -> None:
         """Leave the registry, answer who is still there, finish what runs, close."""
+        self.stopping = True
         try:
             await self.run_hooks("before_stop", fatal=False)
             await self._leave()
@@ -161,7 +181,7 @@ class Running:
 
     async def _finish(self) -> None:
         self._service.server.draining = True
-        work: list[Awaitable[None]] = [s.drain(self._grace) for s in self._subscriptions]
+        work: list[Awaitable[None]] = [s.drain(self._grace) for s in self.subscriptions]
         if self._listening:
             work.append(self.rpc.stop(self._grace))
         await asyncio.gather(*work)
@@ -170,7 +190,7 @@ class Running:
         """Close whatever is open, at once; each step is bounded."""
         await self._leave()
         self._service.server.draining = True
-        subscriptions, self._subscriptions = self._subscriptions, []
+        subscriptions, self.subscriptions = self.subscriptions, []
         await _quietly(*(s.unsubscribe(grace=0.0) for s in subscriptions))
         if self._listening:
             self._listening = False

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from .context import TRACE_KEYS, maybe_current
+from .security import redact_url
 
 if TYPE_CHECKING:
     from .plugin import Plugin
@@ -14,21 +17,47 @@ if TYPE_CHECKING:
 log = logging.getLogger("micro")
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and the exception if there is one."""
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """What a record says besides its text: ``extra=``, and the request being handled."""
+    found: dict[str, Any] = {}
+    if (call := maybe_current()) is not None:
+        found = {"service": call.service, "endpoint": call.endpoint}
+        found |= {key.lower(): call.metadata[key] for key in TRACE_KEYS if key in call.metadata}
+    return found | {key: value for key, value in vars(record).items() if key not in _PLAIN}
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people; credentials in addresses are hidden, as they are in the JSON."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        extra = "".join(f" {key}={value}" for key, value in fields_of(record).items())
+        return redact_url(super().formatMessage(record) + extra)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return redact_url(super().formatException(ei))
+
+
+class JsonFormatter(TextFormatter):
+    """One JSON object a line: time, level, logger, message, fields, exception if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         import json
 
-        fields = {
+        fields = fields_of(record) | {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": redact_url(record.getMessage()),
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields)
+        return json.dumps(fields, default=str)
 
 
 def configure(settings: Settings) -> None:
@@ -37,7 +66,7 @@ def configure(settings: Settings) -> None:
     if settings.core("log_format", None, "text") == "json":
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(TextFormatter())
     log.setLevel(settings.core("log_level", None, "info").upper())
     log.handlers[:] = [handler]
     log.propagate = False

@@ -60,6 +60,7 @@ BUILTIN: dict[tuple[str, str], str] = {
     ("codec", "bytes"): "micro_core.codec.bytes:BytesCodec",
     ("store", "memory"): "micro_core.store.memory:MemoryStore",
     ("store", "sqlite"): "micro_core.store.sqlite:SqliteStore",
+    ("selector", "p2c"): "micro_core.selector.p2c:P2CSelector",
     ("selector", "random"): "micro_core.selector.random:RandomSelector",
     ("selector", "roundrobin"): "micro_core.selector.roundrobin:RoundRobinSelector",
     ("client", "mucp"): "micro_core.client.mucp:MucpClient",

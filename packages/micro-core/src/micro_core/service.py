@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from .broker.typed import subscriber_plan
 from .client.client import Client
+from .health import ServiceHealth, health_of
 from .lifecycle import Identity, Running, Topic
 from .registry.records import Node, check_name
 from .server.server import Server
 
 if TYPE_CHECKING:
-    from .broker.base import Broker
+    from .broker.base import Broker, Start
     from .client.base import RpcClient
     from .codec.base import Codec
     from .registry.base import Registry
@@ -103,6 +104,10 @@ class Service:
             raise LookupError(f"service {self.name} is not running")
         return self._running
 
+    def health(self) -> ServiceHealth:
+        """Whether it is ready, why not, and how its components are; what ``/_ready`` says."""
+        return health_of(self._running)
+
     @property
     def store(self) -> Store:
         """The open store. Raises LookupError when none was chosen, or it does not run."""
@@ -130,17 +135,31 @@ class Service:
         return add
 
     def subscribe(
-        self, topic: str, *, queue: str | None = None, attempts: int = 5, concurrency: int = 1
+        self,
+        topic: str,
+        *,
+        queue: str | None = None,
+        attempts: int | None = None,
+        concurrency: int = 1,
+        prefetch: int | None = None,
+        auto_ack: bool = True,
+        start: Start = "new",
     ) -> Callable[[F], F]:
         """Have a function handle the messages of ``topic``.
 
         With ``queue`` each message goes to one subscriber of that queue, otherwise to all. A
-        message whose handler failed ``attempts`` times goes to ``<topic>.dead``.
+        message whose handler failed ``attempts`` times (5) goes to ``<topic>.dead``.
+        ``concurrency`` handlers run at a time, those of one key in order; ``prefetch`` (100)
+        bounds what is delivered and not yet acked. Without ``auto_ack`` the handler takes the
+        :class:`Event` and whoever holds that acks it. ``start="earliest"`` begins a new queue
+        with the oldest message kept, where the broker has replay.
         """
 
         def add(function: F) -> F:
             plan = subscriber_plan(function)
-            self.topics.append(Topic(topic, plan, queue, attempts, concurrency))
+            self.topics.append(
+                Topic(topic, plan, queue, attempts, concurrency, prefetch, auto_ack, start)
+            )
             return function
 
         return add

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..backoff import Backoff
+from ..clock import now
 from ..context import detached
 from ..errors import BackendUnavailable, InternalError
 from ..message import Message
@@ -190,6 +190,11 @@ class Subscription:
         self._ending: asyncio.Task[None] | None = None
         self._gate = asyncio.Lock()
 
+    @property
+    def open(self) -> bool:
+        """Whether the backend delivers, as far as is known."""
+        return self._deliveries is not None and not self._stopped.is_set()
+
     async def begin(self) -> None:
         """Returns once effective on the server; the broker's to call."""
         self._deliveries = await self._open()
@@ -271,7 +276,7 @@ class Subscription:
     async def _run(self) -> None:
         backoff = Backoff()
         while not self._stopped.is_set():
-            opened = time.monotonic()
+            opened = now()
             try:
                 await self._consume(backoff)
             except asyncio.CancelledError as error:
@@ -281,7 +286,7 @@ class Subscription:
                 await self._broken(error)
             if self._stopped.is_set():
                 return
-            if time.monotonic() - opened > _LONG:
+            if now() - opened > _LONG:
                 backoff.reset()
             await asyncio.sleep(backoff.next())
 

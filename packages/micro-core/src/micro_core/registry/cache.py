@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Hashable, Mapping
 
+from ..clock import now
 from ..errors import BackendError, BackendRefused, BackendUnavailable, MicroError
 from .base import Registry
 from .records import Node, ServiceInfo, by_version, check_name
@@ -16,10 +17,6 @@ Predicate = Callable[[ServiceInfo, Node], bool]
 NAMES = 10_000
 FILTERS = 1_000
 UNKNOWN_IDLE = 5.0  # seconds that a name without a service is watched after its last use
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 class RegistryCache:
@@ -59,6 +56,10 @@ class RegistryCache:
         if view is not None:
             view.used = True
         return view
+
+    def ages(self) -> dict[str, float]:
+        """For each service in use, the seconds since the registry was known to say the same."""
+        return {name: view.age for name, view in self._views.items()}
 
     async def load(self, name: str) -> ServiceView:
         """The view of a service, asking the registry at most once for all who wait.
@@ -150,7 +151,7 @@ class RegistryCache:
         if doubtful:
             self._doubted.add(name)
             if error is not None and self._away_since is None:
-                self._away_since = _now()
+                self._away_since = now()
                 log.warning(
                     "registry %s is away, calls go on with the nodes known: %s",
                     self.registry.name,
@@ -159,7 +160,7 @@ class RegistryCache:
             return
         self._doubted.discard(name)
         if not self._doubted and self._away_since is not None:
-            away, self._away_since = _now() - self._away_since, None
+            away, self._away_since = now() - self._away_since, None
             log.info("registry %s is back after %.1f s", self.registry.name, away)
 
 
@@ -174,7 +175,7 @@ class ServiceView:
         self.services: tuple[ServiceInfo, ...] = ()
         self.version = 0
         self.used = True
-        self._last_use = _now()
+        self._last_use = now()
         self._waiting = 0
         self._cache = cache
         self._watcher = Watcher(cache.registry, name, self._refresh)
@@ -240,14 +241,13 @@ class ServiceView:
 
     def is_unused(self, idle: float) -> bool:
         """Whether it may be dropped: not while it is all that is left of an absent registry."""
-        now = _now()
         if self.used or self._waiting:
             self.used = False
-            self._last_use = now
+            self._last_use = now()
             return False
         if not self.known:
-            return now - self._last_use > min(idle, UNKNOWN_IDLE)
-        return now - self._last_use > idle and not self._watcher.doubtful
+            return now() - self._last_use > min(idle, UNKNOWN_IDLE)
+        return now() - self._last_use > idle and not self._watcher.doubtful
 
     def worth(self) -> tuple[bool, bool, bool, float]:
         """The least is dropped first when there are too many."""
@@ -261,14 +261,14 @@ class ServiceView:
         watcher = self._watcher
         self._cache.note_doubt(self.name, watcher.doubtful, watcher.last_error)
         held = self._ledger.held
-        self._ledger.update(watcher.nodes, watcher.doubtful, _now())
+        self._ledger.update(watcher.nodes, watcher.doubtful, now())
         if (late := self._ledger.held - held) > 0:
             log.warning("%s: %d nodes are missing after the outage, held for now", self.name, late)
         self._serve()
 
     def _release(self) -> None:
         held = self._ledger.held
-        self._ledger.expire(_now())
+        self._ledger.expire(now())
         if gone := held - self._ledger.held:
             log.warning("%s: %d nodes have not come back", self.name, gone)
         self._serve()
@@ -290,7 +290,7 @@ class ServiceView:
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        delay = self._ledger.next_expiry(_now())
+        delay = self._ledger.next_expiry(now())
         loop = asyncio.get_running_loop()
         self._timer = None if delay is None else loop.call_later(delay, self._release)
 

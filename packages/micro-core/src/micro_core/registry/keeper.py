@@ -8,6 +8,7 @@ import random
 from typing import TYPE_CHECKING, Self
 
 from ..backoff import Backoff
+from ..clock import now
 from ..errors import BackendUnavailable, InvalidName, MicroError, OptionError
 from .records import Node, ServiceInfo
 from .watcher import end
@@ -46,7 +47,7 @@ class Keeper:
         """
         if self._task is None or self.last_ok is None:
             return False
-        return asyncio.get_running_loop().time() - self.last_ok < self._ttl
+        return now() - self.last_ok < self._ttl
 
     async def __aenter__(self) -> Self:
         await self._register(self.info)
@@ -126,7 +127,7 @@ class Keeper:
 
     async def _register(self, info: ServiceInfo) -> None:
         await self._registry.register(info, ttl=self._ttl)
-        before, self.last_ok = self.last_ok, asyncio.get_running_loop().time()
+        before, self.last_ok = self.last_ok, now()
         if self.last_error is not None:
             self.last_error = None
             log.info(

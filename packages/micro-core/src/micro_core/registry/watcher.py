@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, M
 from typing import TYPE_CHECKING, Any, Self
 
 from ..backoff import Backoff
+from ..clock import now
 from ..errors import MicroError
 from .records import RegistryEvent, ServiceInfo, by_node, by_version
 
@@ -55,7 +56,7 @@ class Watcher:
     @property
     def age(self) -> float:
         """Seconds since the view was last known to equal the registry."""
-        return asyncio.get_running_loop().time() - self._synced
+        return now() - self._synced
 
     async def __aenter__(self) -> Self:
         self._replace(await self._registry.get_nodes(self.name))
@@ -95,10 +96,10 @@ class Watcher:
             return None
         key = next(iter(self._dirty))
         del self._dirty[key]
-        before, now = self._delivered.pop(key, None), self.nodes.get(key)
-        if now is not None:
-            self._delivered[key] = now
-            return RegistryEvent("create" if before is None else "update", now)
+        before, after = self._delivered.pop(key, None), self.nodes.get(key)
+        if after is not None:
+            self._delivered[key] = after
+            return RegistryEvent("create" if before is None else "update", after)
         return None if before is None else RegistryEvent("delete", before)
 
     # -- the view ----------------------------------------------------------------------------
@@ -114,7 +115,7 @@ class Watcher:
     def _replace(self, nodes: Mapping[str, ServiceInfo]) -> None:
         """A complete list: the view equals it, and every doubt is over."""
         doubted, self.doubtful = self.doubtful, False
-        self._synced = asyncio.get_running_loop().time()
+        self._synced = now()
         if doubted or nodes != self.nodes:
             self._show(nodes, self.nodes.keys() | nodes.keys())
 
@@ -141,15 +142,15 @@ class Watcher:
     # -- the supervisor ----------------------------------------------------------------------
 
     async def _supervise(self) -> None:
-        loop, pause = asyncio.get_running_loop(), Backoff(0.1, 2.0)
+        pause = Backoff(0.1, 2.0)
         while True:
-            begin, error = loop.time(), None
+            begin, error = now(), None
             try:
                 await self._follow()
             except Exception as failure:
                 error = failure
             self._doubt(error)
-            if loop.time() - begin > _STEADY:
+            if now() - begin > _STEADY:
                 pause.reset()
             await asyncio.sleep(pause.next())
 

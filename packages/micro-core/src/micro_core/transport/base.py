@@ -11,6 +11,7 @@ from ..component import Component
 from ..message import Message
 
 Serve = Callable[["Socket"], Awaitable[None]]
+Probe = Callable[[str], tuple[int, bytes]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +70,15 @@ class Listener(ABC):
 
 
 class Transport(Component):
-    """Dials and listens. A driver implements ``_dial`` and ``_listen``."""
+    """Dials and listens. A driver implements ``_dial`` and ``_listen``.
+
+    ``probe`` gives a status and a text for ``/_live`` and ``/_ready``, which a transport that
+    speaks HTTP answers; the others leave it alone.
+    """
 
     kind: ClassVar[str] = "transport"
     features: TransportFeatures = TransportFeatures()
+    probe: Probe | None = None
 
     async def dial(self, address: str) -> Socket:
         """A socket to ``address``. Raises BackendUnavailable, surely not connected."""

@@ -11,7 +11,7 @@ from ..options import Duration
 from .address import split_address
 from .base import Listener, Serve, Socket, Transport
 from .http_client import ClientSocket
-from .http_server import HttpListener, Probe
+from .http_server import HttpListener
 from .http_socket import HttpOptions
 
 
@@ -20,8 +20,7 @@ class HttpTransport(Transport):
 
     The two directions are not paired. HTTP trims blanks around the values of a header, and keeps
     ``Host``, ``Content-Length`` and ``Transfer-Encoding`` for itself. Times are in seconds.
-    ``probe`` answers ``GET /_live`` and ``GET /_ready`` with a status and a body; a listener
-    takes it over, and may be given another.
+    A listener takes ``probe`` over, and may be given another.
 
     max_body: most bytes of a message's body, in and out
     max_header_bytes: most bytes of a message's header
@@ -49,7 +48,6 @@ class HttpTransport(Transport):
     ) -> None:
         super().__init__(*addresses)
         self.connect_timeout = connect_timeout
-        self.probe: Probe | None = None
         self._http = HttpOptions(
             max_body=max_body,
             max_header_bytes=max_header_bytes,

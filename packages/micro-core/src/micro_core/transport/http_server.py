@@ -8,7 +8,6 @@ import errno
 import ipaddress
 import logging
 import socket as sockets
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,12 +15,11 @@ import httptools
 
 from ..errors import SocketClosed, status_text
 from .address import join_address, split_address
-from .base import Listener, Serve
+from .base import Listener, Probe, Serve
 from .http_socket import HttpOptions, HttpSocket, Reason, Refused
 from .serving import Serving
 
 log = logging.getLogger("micro.transport.http")
-Probe = Callable[[str], tuple[int, bytes]]
 
 _LINGER = 1.0  # seconds for a peer to read a refusal
 _CLOSE = 4.0  # seconds for tasks to end and buffers to be written
