@@ -177,9 +177,11 @@ class Storm(RuleBasedStateMachine):
                 self.told[node.id] = event.service
 
     def teardown(self) -> None:
-        self.run(self.finish())
-        self.runner.close()
-        shutil.rmtree(self.folder)
+        try:
+            self.run(self.finish())
+        finally:
+            self.runner.close()
+            shutil.rmtree(self.folder)
 
     async def finish(self) -> None:
         try:
@@ -195,10 +197,10 @@ class Storm(RuleBasedStateMachine):
 
     ids = st.sampled_from("abcd")
     infos = st.builds(
-        lambda id, version, port, endpoint, meta: ServiceInfo(
+        lambda key, version, port, endpoint, meta: ServiceInfo(
             NAME,
             version,
-            [Node(id, f"{id}:{port}", {"m": meta} if meta else {})],
+            [Node(key, f"{key}:{port}", {"m": meta} if meta else {})],
             [Endpoint(endpoint, metadata={"stream": "true"} if meta else {})],
         ),
         ids,

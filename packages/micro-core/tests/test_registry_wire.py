@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from types import MappingProxyType
 
 import pytest
 from hypothesis import given
@@ -131,3 +132,8 @@ def test_every_record_survives_the_way_there_and_back(info: ServiceInfo) -> None
 def test_garbage_is_a_value_error_or_a_record(garbage: bytes | str) -> None:
     with contextlib.suppress(ValueError):
         assert isinstance(from_json(garbage), ServiceInfo)
+
+
+def test_any_mapping_is_written() -> None:
+    node = Node("a", "a:1", MappingProxyType({"k": "v"}))
+    assert from_json(to_json(ServiceInfo("n", "1", [node]))).nodes[0].metadata == {"k": "v"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, TypeVar, cast
 
 from .records import Endpoint, ServiceInfo, Value
@@ -40,18 +41,15 @@ def endpoint_from_json(text: str | bytes) -> Endpoint:
 def _dump(record: Any) -> str:
     import json
 
-    return json.dumps(_plain(record), separators=(",", ":"))
+    return json.dumps(record, default=_object, separators=(",", ":"))
 
 
-def _plain(item: Any) -> Any:
-    if item is None or isinstance(item, str):
-        return item
-    if isinstance(item, Mapping):
-        return dict(cast(Mapping[str, str], item)) or None
-    if isinstance(item, tuple):
-        return [_plain(each) for each in cast(tuple[Any, ...], item)] or None
-    kind: type[Any] = type(item)
-    return {key: _plain(getattr(item, key)) for key in _ORDER.get(kind, kind.__slots__)}
+def _object(record: Any) -> dict[str, Any]:
+    if isinstance(record, Mapping):
+        return dict(cast(Mapping[str, Any], record))
+    names = _ORDER.get(type(record)) or [field.name for field in fields(record)]
+    found = {name: getattr(record, name) for name in names}
+    return {k: v if v or isinstance(v, str) else None for k, v in found.items()}
 
 
 def _load(text: str | bytes, type_: type[T], **defaults: str) -> T:
