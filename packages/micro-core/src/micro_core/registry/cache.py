@@ -75,15 +75,9 @@ class RegistryCache:
         check_name(name)
         try:
             return await self._load(name)
-        except BackendRefused as error:
-            raise BackendRefused(
-                error.detail, plugin=error.plugin, address=error.address
-            ) from error
-        except BackendError as error:
-            raise self._unavailable(name, error) from error
-        except MicroError:
-            raise
-        except Exception as error:
+        except Exception as error:  # which all who wait share
+            if isinstance(error, MicroError) and not isinstance(error, BackendError):
+                raise
             raise self._unavailable(name, error) from error
 
     async def close(self) -> None:
@@ -124,11 +118,11 @@ class RegistryCache:
             self._janitor = asyncio.create_task(self._sweep(), name="micro-registry-cache")
         return view
 
-    def _unavailable(self, name: str, why: object) -> BackendUnavailable:
+    def _unavailable(self, name: str, why: object) -> BackendError:
+        kind = BackendRefused if isinstance(why, BackendRefused) else BackendUnavailable
         registry = self.registry
-        return BackendUnavailable(
-            f"{name} cannot be looked up: {why}", plugin=registry.name, address=registry.address
-        )
+        text = f"{name} cannot be looked up: {why}"
+        return kind(text, plugin=registry.name, address=registry.address)
 
     # -- forgetting --------------------------------------------------------------------------
 
@@ -274,7 +268,11 @@ class ServiceView:
         self._serve()
 
     def _serve(self) -> None:
-        self._arm()
+        if self._timer is not None:
+            self._timer.cancel()
+        delay = self._ledger.next_expiry(now())
+        loop = asyncio.get_running_loop()
+        self._timer = None if delay is None else loop.call_later(delay, self._release)
         before, after = self._serving, self._ledger.nodes
         if before == after:
             return
@@ -285,26 +283,14 @@ class ServiceView:
         self._filtered = {}
         bell, self._bell = self._bell, asyncio.Event()
         bell.set()
-        self._tell_withdrawn(before, after)
+        if tell := self._cache.on_withdrawn:
+            left = _by_address(before)
+            for address in left.keys() - _by_address(after).keys():
+                tell(left[address])
 
-    def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        delay = self._ledger.next_expiry(now())
-        loop = asyncio.get_running_loop()
-        self._timer = None if delay is None else loop.call_later(delay, self._release)
 
-    def _tell_withdrawn(
-        self, before: Mapping[str, ServiceInfo], after: Mapping[str, ServiceInfo]
-    ) -> None:
-        tell = self._cache.on_withdrawn
-        if tell is None:
-            return
-        addresses = {node.address for info in after.values() for node in info.nodes}
-        for info in before.values():
-            for node in info.nodes:
-                if node.address not in addresses:
-                    tell(node)
+def _by_address(nodes: Mapping[str, ServiceInfo]) -> dict[str, Node]:
+    return {node.address: node for info in nodes.values() for node in info.nodes}
 
 
 class Ledger:
@@ -330,7 +316,7 @@ class Ledger:
     def update(self, registry: Mapping[str, ServiceInfo], doubtful: bool, now: float) -> None:
         """``registry``: by id what the registry says, or said last; ``doubtful``: it is away."""
         unsure = self._judge(doubtful, now)
-        addresses = {node.address for info in registry.values() for node in info.nodes}
+        addresses = _by_address(registry).keys()
         missing = {
             id: info
             for id, info in self.nodes.items()

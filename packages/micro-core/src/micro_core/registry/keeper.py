@@ -102,11 +102,15 @@ class Keeper:
         delay = self._interval()
         while True:
             await asyncio.sleep(delay)
-            if await self._attempt():
+            try:
+                async with self._lock, asyncio.timeout(self._limit):
+                    await self._register(self.info)
+            except Exception as error:
+                self._lost(error)
+                delay = pause.next()
+            else:
                 pause.reset()
                 delay = self._interval()
-            else:
-                delay = pause.next()
 
     def _interval(self) -> float:
         return self._ttl / 3 * random.uniform(0.9, 1.0)
@@ -115,15 +119,6 @@ class Keeper:
         """So that an attempt that hung, a pause and the next attempt fit into ttl/3 + 2 s."""
         third = self._ttl / 3
         return min(5.0, third, third + 1.5 - self._limit)
-
-    async def _attempt(self) -> bool:
-        try:
-            async with self._lock, asyncio.timeout(self._limit):
-                await self._register(self.info)
-        except Exception as error:
-            self._lost(error)
-            return False
-        return True
 
     async def _register(self, info: ServiceInfo) -> None:
         await self._registry.register(info, ttl=self._ttl)

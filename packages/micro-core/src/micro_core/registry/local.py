@@ -14,6 +14,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -301,17 +302,12 @@ def _now() -> float:
     return time.monotonic() + moved
 
 
+@cache
 def _boot() -> str:
-    global _boot_id
-    if _boot_id is None:
-        try:
-            _boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        except OSError:
-            _boot_id = ""
-    return _boot_id
-
-
-_boot_id: str | None = None
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _started(pid: int) -> int | None:
@@ -330,6 +326,6 @@ def _signalled(pid: int) -> int | None:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return None
-    except PermissionError:  # another user's, and running
-        return 0
+    except PermissionError:
+        pass  # another user's, and running
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar, cast
 
@@ -10,7 +10,9 @@ from .records import Endpoint, ServiceInfo, Value
 
 DEPTH = 32  # of values within values
 T = TypeVar("T")
-_ORDER = {ServiceInfo: ("name", "version", "metadata", "endpoints", "nodes")}  # otherwise as ours
+_ORDER: Mapping[Any, Sequence[str]] = {
+    ServiceInfo: ("name", "version", "metadata", "endpoints", "nodes")  # others as ours
+}
 
 
 def to_json(info: ServiceInfo) -> str:
