@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from in_loops import until
@@ -25,7 +26,7 @@ from micro_core import (
     ServiceNotFound,
     testing,
 )
-from micro_core.client.deadline import UNSET
+from micro_core.client.options import options
 from micro_core.registry.memory import MemoryRegistry
 from micro_core.registry.records import Node, ServiceInfo
 from micro_core.store.sqlite import SqliteStore
@@ -427,9 +428,8 @@ async def test_calls_are_recorded_with_all_that_was_given() -> None:
     first, second = client.calls
     assert first == testing.Called("greeter", "Say.Hello", Name("a"))
     assert first.request is request
-    assert first.timeout is UNSET
-    assert (second.timeout, second.metadata) == (2.0, {"Trace-Id": "1"})
-    assert second.options == {"version": "2"}
+    assert second.metadata == {"Trace-Id": "1"}
+    assert second.options == {"timeout": 2.0, "version": "2"}
     [published] = client.published
     assert (published.endpoint, published.request) == ("names", request)
     assert (published.metadata, published.options) == ({"A": "b"}, {"key": "k"})
@@ -469,6 +469,31 @@ async def test_it_is_a_client_and_opens_nothing() -> None:
         assert isinstance(client, Client)
         await client.publish("t", 1)
     assert len(client.published) == 1
+
+
+class SayApi(Protocol):
+    async def hello(self, request: Name) -> Name: ...
+    def count(self, request: Name) -> AsyncIterator[Name]: ...
+
+
+@in_loop
+async def test_stubs_options_and_threads_are_recorded_too() -> None:
+    async with testing.RecordingClient() as client:
+        client.reply("greeter", "Say.Hello", Name("hi")).reply("greeter", "Say.Count", [Name("1")])
+        say = client.stub("greeter", SayApi)
+        with options(timeout=2.0, metadata={"a": "b"}):
+            assert await say.hello(Name("x")) == Name("hi")
+        assert [each async for each in say.count(Name("y"))] == [Name("1")]
+
+        def in_a_thread() -> object:
+            return client.blocking.call("greeter", "Say.Hello", Name("z"), Name)
+
+        assert await asyncio.to_thread(in_a_thread) == Name("hi")
+        assert [call.request.name for call in client.calls] == ["x", "y", "z"]
+        assert client.calls[0].options == {"timeout": 2.0}
+        assert client.calls[0].metadata == {"A": "b"}
+        with pytest.raises(TypeError, match="tiemout"):
+            await client.call("greeter", "Say.Hello", tiemout=1)  # type: ignore[call-overload]
 
 
 def test_nothing_in_it_is_for_one_framework_of_tests() -> None:

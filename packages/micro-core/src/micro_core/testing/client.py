@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, cast
+from typing import Any, Self, Unpack, cast
 
 from ..client.client import Client
-from ..client.deadline import UNSET, Unset
+from ..client.options import CallOptions, chosen_options
 from ..client.stream import Stream
 from ..codec.bytes import BytesCodec
 from ..codec.json import JsonCodec
@@ -22,16 +22,14 @@ _Key = tuple[str, str]
 class Called:
     """A call, a stream or a publish, with the very objects that were given.
 
-    ``timeout`` is ``UNSET`` where the caller left it out. ``options`` are all other keywords.
-    ``sent`` are the messages sent into a stream. A publish has its topic in ``endpoint`` and no
-    service.
+    ``options`` are all other keywords that were given, such as ``timeout``; ``sent`` are the
+    messages sent into a stream. A publish has its topic in ``endpoint`` and no service.
     """
 
     service: str
     endpoint: str
     request: Any = None
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
-    timeout: float | Unset | None = UNSET
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     sent: list[Any] = field(default_factory=list[Any])
 
@@ -39,9 +37,10 @@ class Called:
 class RecordingClient(Client):
     """Give it to code that takes a Client. It needs no loop to be made, and no opening.
 
-    Replies go the way over the codec: a script may say ``{"greeting": "hi"}`` where the caller
-    asks for a class, and gets a CodecError for what would not fit. A call that nobody scripted
-    is an AssertionError.
+    Stubs, ``options`` and ``client.blocking`` work, the last once it is opened. Replies go the
+    way over the codec: a script may say ``{"greeting": "hi"}`` where the caller asks for a
+    class, and gets a CodecError for what would not fit. A call that nobody scripted is an
+    AssertionError.
     """
 
     def __init__(self, name: str = "") -> None:
@@ -64,10 +63,10 @@ class RecordingClient(Client):
         return self
 
     async def open(self, parts: object = None) -> None:
-        pass
+        self.blocking.open()
 
     async def close(self) -> None:
-        pass
+        await self.blocking.close()
 
     async def call(
         self,
@@ -75,9 +74,9 @@ class RecordingClient(Client):
         endpoint: str,
         request: object = None,
         response: Any = None,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> Any:
-        self.calls.append(_called(service, endpoint, request, options))
+        self.calls.append(_called(service, endpoint, request, chosen_options(options)))
         reply = await self._next((service, endpoint), request)
         return self._as(response, _raised(reply))
 
@@ -88,9 +87,9 @@ class RecordingClient(Client):
         request: object = None,
         *,
         response: Any = None,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> Stream[Any]:
-        called = _called(service, endpoint, request, options)
+        called = _called(service, endpoint, request, chosen_options(options))
         self.calls.append(called)
         return _Stream(self, called, response)
 
@@ -146,10 +145,10 @@ class _Stream(Stream[Any]):
         return self._client._as(self._type, _raised(self._messages.pop(0)))
 
 
-def _called(service: str, endpoint: str, request: object, options: dict[str, Any]) -> Called:
-    metadata = checked_header(options.pop("metadata", None) or {})
-    timeout = options.pop("timeout", UNSET)
-    return Called(service, endpoint, request, metadata, timeout, options)
+def _called(service: str, endpoint: str, request: object, options: Mapping[str, Any]) -> Called:
+    left = dict(options)
+    metadata = checked_header(left.pop("metadata", None) or {})
+    return Called(service, endpoint, request, metadata, left)
 
 
 def _raised(reply: Any) -> Any:

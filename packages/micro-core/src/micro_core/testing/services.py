@@ -15,7 +15,6 @@ from ..client.client import Client
 from ..codec.set import CodecSet
 from ..compose import compose
 from ..defaults import CORE
-from ..flags import Environment, Flags
 from ..message import Message
 from ..plugin import Plugin
 from ..registry.memory import MemoryRegistry
@@ -74,7 +73,7 @@ class _HubSettings(Settings):
     """Nothing from outside, and the same memory plugins whatever code names."""
 
     def __init__(self, address: str) -> None:
-        super().__init__(Flags.read(_FLAGS), Environment({}), CORE)
+        super().__init__(_FLAGS, {}, CORE)
         self._plugins: Mapping[str, Plugin] = {
             "registry": MemoryRegistry(address),
             "transport": MemoryTransport(address),
@@ -83,12 +82,12 @@ class _HubSettings(Settings):
         }
 
     def choose(
-        self, kind: str, code: Code = None, default: str = "", *, needs: Needs | None = None
+        self, kind: str, code: Code = None, default: str = "", *, needs: Needs = None
     ) -> Any:
         if kind in self._plugins:
             return self._plugins[kind]
         own = code if kind in ("selector", "codec") else None
-        return super().choose(kind, own, default, needs=needs or {})
+        return super().choose(kind, own, default, needs=needs)
 
     def core(self, name: str, code: Any = None, default: Any = None) -> Any:
         if name in ("server_address", "server_advertise"):
