@@ -46,6 +46,8 @@ BUILTIN: dict[tuple[str, str], str] = {
     ("codec", "json"): "micro_core.codec.json:JsonCodec",
     ("codec", "bytes"): "micro_core.codec.bytes:BytesCodec",
     ("codec", "protobuf"): "micro_core.codec.protobuf:ProtobufCodec",
+    ("store", "memory"): "micro_core.store.memory:MemoryStore",
+    ("store", "sqlite"): "micro_core.store.sqlite:SqliteStore",
     ("selector", "p2c"): "micro_core.selector.p2c:P2CSelector",
     ("selector", "random"): "micro_core.selector.random:RandomSelector",
     ("selector", "roundrobin"): "micro_core.selector.roundrobin:RoundRobinSelector",
