@@ -20,8 +20,9 @@ log = logging.getLogger("micro.registry")
 
 
 class Keeper:
-    """Registers on entering, raising what that raises, and again every ``interval`` seconds, a third
-    of ``ttl`` at most and by default.
+    """Registers on entering, raising what that raises, and again every ``interval`` seconds.
+
+    That is a third of ``ttl`` by default, and at most.
 
     Whatever happened meanwhile, each beat registers from scratch: a registry that was restarted,
     wiped or out of reach has the nodes again within ``ttl / 3 + 2`` seconds of its return.
