@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, cast
 
 from ..context import TRACE_KEYS, maybe_current
@@ -80,6 +81,7 @@ class Client:
         self._cache: RegistryCache
         self._protocols: Protocols
         self._attempts: Attempts
+        self._closing = AsyncExitStack()
         self._broker_open = False
         self._deadlines = Deadlines()
 
@@ -94,34 +96,26 @@ class Client:
             from ..settings import Settings
 
             parts = compose(Settings.read(None, os.environ), self._code)
-        await parts.registry.acquire(self)
-        try:
-            await parts.transport.acquire(self)
-        except BaseException:
-            await parts.registry.release(self)
-            raise
-        self._protocols = Protocols(parts.rpc_client)
-        self._cache = RegistryCache(parts.registry, on_withdrawn=self._withdrawn)
-        self._attempts = Attempts(
-            self._cache, self._protocols, parts.selector, parts.limits, self._attempt_wrappers
-        )
+        async with AsyncExitStack() as stack:
+            for component in (parts.registry, parts.transport):
+                await component.acquire(self)
+                stack.push_async_callback(component.release, self)
+            self._protocols = Protocols(parts.rpc_client)
+            self._cache = RegistryCache(parts.registry, on_withdrawn=self._withdrawn)
+            self._attempts = Attempts(
+                self._cache, self._protocols, parts.selector, parts.limits, self._attempt_wrappers
+            )
+            stack.callback(self._deadlines.close)
+            for part in (self._protocols, self._cache, self.blocking):
+                stack.push_async_callback(part.close)
+            self.blocking.open()
+            self._closing = stack.pop_all()
         self._parts = parts
-        self.blocking.open()
 
     async def close(self) -> None:
-        """End all connections; bounded and idempotent."""
-        parts, self._parts = self._parts, None
-        if parts is None:
-            return
-        await self.blocking.close()
-        await self._cache.close()
-        await self._protocols.close()
-        self._deadlines.close()
-        if self._broker_open:
-            self._broker_open = False
-            await parts.broker.release(self)
-        await parts.transport.release(self)
-        await parts.registry.release(self)
+        """End all connections; bounded and idempotent, and done also when it is cancelled."""
+        self._parts, self._broker_open = None, False
+        await self._closing.aclose()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -241,6 +235,7 @@ class Client:
         if not self._broker_open:
             await parts.broker.acquire(self)
             self._broker_open = True
+            self._closing.push_async_callback(parts.broker.release, self)
         header = self._metadata(metadata)
         await self._through("publish", self.name, topic, message, header, send)
 
