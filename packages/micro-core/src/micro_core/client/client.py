@@ -12,6 +12,7 @@ from ..deadlines import Deadline, Deadlines
 from ..errors import BackendUnavailable
 from ..message import Header, Message, checked_header
 from ..registry.cache import RegistryCache
+from ..timing import finished
 from ..wrapper.base import Kind, WrappedRequest, Wrapper, wrapped
 from .attempts import Attempts, calling, opening
 from .base import RpcRequest
@@ -81,9 +82,9 @@ class Client:
         self._cache: RegistryCache
         self._protocols: Protocols
         self._attempts: Attempts
-        self._closing = AsyncExitStack()
         self._broker_open = False
         self._deadlines = Deadlines()
+        self._closing = AsyncExitStack()
 
     # -- lifecycle ---------------------------------------------------------------------------
 
@@ -96,26 +97,33 @@ class Client:
             from ..settings import Settings
 
             parts = compose(Settings.read(None, os.environ), self._code)
-        async with AsyncExitStack() as stack:
+        async with AsyncExitStack() as opened:
             for component in (parts.registry, parts.transport):
                 await component.acquire(self)
-                stack.push_async_callback(component.release, self)
+                opened.push_async_callback(component.release, self)
             self._protocols = Protocols(parts.rpc_client)
             self._cache = RegistryCache(parts.registry, on_withdrawn=self._withdrawn)
             self._attempts = Attempts(
                 self._cache, self._protocols, parts.selector, parts.limits, self._attempt_wrappers
             )
-            stack.callback(self._deadlines.close)
-            for part in (self._protocols, self._cache, self.blocking):
-                stack.push_async_callback(part.close)
+            opened.push_async_callback(self._release_broker, parts.broker)
+            opened.callback(self._deadlines.close)
+            opened.push_async_callback(self._protocols.close)
+            opened.push_async_callback(self._cache.close)
+            opened.push_async_callback(self.blocking.close)
             self.blocking.open()
-            self._closing = stack.pop_all()
+            self._closing = opened.pop_all()
         self._parts = parts
 
     async def close(self) -> None:
-        """End all connections; bounded and idempotent, and done also when it is cancelled."""
-        self._parts, self._broker_open = None, False
-        await self._closing.aclose()
+        """End all connections; bounded and idempotent, and not cut short by a cancellation."""
+        self._parts = None
+        await finished(self._closing.aclose())
+
+    async def _release_broker(self, broker: Broker) -> None:
+        if self._broker_open:
+            self._broker_open = False
+            await broker.release(self)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -235,7 +243,6 @@ class Client:
         if not self._broker_open:
             await parts.broker.acquire(self)
             self._broker_open = True
-            self._closing.push_async_callback(parts.broker.release, self)
         header = self._metadata(metadata)
         await self._through("publish", self.name, topic, message, header, send)
 

@@ -87,14 +87,12 @@ class RegistryCache:
             raise self._unavailable(name, error) from error
 
     async def close(self) -> None:
-        """Stop watching; bounded and idempotent, and done also when it is cancelled."""
+        """Stop watching; bounded and idempotent."""
         self._closed = True
         tasks = [*self._loading.values(), *filter(None, [self._janitor])]
         self._janitor = None
-        drops = [asyncio.create_task(self._drop(view)) for view in self._views.values()]
         await end(*tasks, limit=self.registry.close_timeout)
-        if drops:
-            await asyncio.wait(drops)
+        await asyncio.gather(*(self._drop(view) for view in list(self._views.values())))
 
     # -- loading -----------------------------------------------------------------------------
 

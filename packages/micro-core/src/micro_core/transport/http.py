@@ -7,7 +7,7 @@ import weakref
 from typing import ClassVar
 
 from ..errors import BackendUnavailable
-from ..options import Duration
+from ..optiontypes import Duration
 from .address import split_address
 from .base import Listener, Serve, Socket, Transport
 from .http_client import ClientSocket
