@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import inspect
 import logging
+import pkgutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +17,7 @@ import pytest
 from in_loops import in_loop, until
 from network import Network
 
+import micro_core
 from micro_core import (
     BackendUnavailable,
     Client,
@@ -478,3 +482,12 @@ def test_selectors_count_what_is_in_flight() -> None:
 
     body()
     assert seen == {"started": 3, "NoneType": 1, "Conflict": 1, "DeadlineExceeded": 1}
+
+
+def test_no_module_hides_what_the_package_exports() -> None:
+    """Importing a submodule sets the package's attribute of that name."""
+    for module in pkgutil.walk_packages(micro_core.__path__, "micro_core."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    hidden = [name for name in micro_core.__all__ if inspect.ismodule(getattr(micro_core, name))]
+    assert hidden == []

@@ -13,7 +13,7 @@ import pytest
 
 from micro_core import plugins
 from micro_core.errors import OptionError, PluginIncomplete, PluginNotFound
-from micro_core.options import Duration, reader_for
+from micro_core.optiontypes import Duration, reader_for
 from micro_core.plugin import Plugin
 from micro_core.registry.base import Registry
 from micro_core.security import TLS, Secret, secret

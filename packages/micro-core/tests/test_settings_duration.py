@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from micro_core.errors import OptionError, SettingsError
 from micro_core.flags import read_flags
-from micro_core.options import Duration, reader_for, seconds
+from micro_core.optiontypes import Duration, reader_for, seconds
 from micro_core.settings import Settings
 
 

@@ -46,7 +46,7 @@ except (SettingsError, BackendError) as error:
 MODULE = '''
 import asyncio
 from micro_core.errors import BackendUnavailable
-from micro_core.options import Duration
+from micro_core.optiontypes import Duration
 from micro_core.registry.base import Registry
 from micro_core.security import Secret
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from .options import Address, Duration
+from .optiontypes import Address, Duration
 
 
 class CoreOption(NamedTuple):

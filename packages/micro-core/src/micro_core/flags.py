@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from .errors import OptionError
-from .options import Reader, shown
+from .optiontypes import Reader, shown
 
 PREFIX = "MICRO_"
 _KUBERNETES = r".*_(SERVICE_(HOST|PORT(_.*)?)|PORT_\d+_(TCP|UDP|SCTP).*)"

@@ -25,7 +25,7 @@ from .errors import (
     PluginNotFound,
 )
 from .flags import nearest
-from .options import shown
+from .optiontypes import shown
 from .plugin import Plugin
 
 P = TypeVar("P", bound=type[Plugin])

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from . import plugins
 from .errors import BackendError, SettingsError
 from .flags import variable_of
-from .options import Option
+from .optiontypes import Option
 from .security import redact_url
 
 WIDTH = 100

@@ -16,7 +16,7 @@ from . import plugins
 from .defaults import CORE, CoreOption
 from .errors import OptionError, PluginIncomplete, SettingsError
 from .flags import Given, content, nearest, read_environment, read_flags, variable_of
-from .options import NAME, TEXT, Option, Reader, at_least, options_of, reader_for, shown
+from .optiontypes import NAME, TEXT, Option, Reader, at_least, options_of, reader_for, shown
 from .plugin import Plugin
 from .screen import help_text, report
 from .security import TLS, redact_url

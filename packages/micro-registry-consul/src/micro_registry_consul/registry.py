@@ -18,7 +18,7 @@ from micro_core.errors import (
     InvalidName,
     OptionError,
 )
-from micro_core.options import Duration
+from micro_core.optiontypes import Duration
 from micro_core.registry.base import Change, Registry, RegistryFeatures
 from micro_core.registry.records import Node, ServiceInfo
 from micro_core.security import TLS, Secret, secret

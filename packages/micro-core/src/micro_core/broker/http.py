@@ -18,7 +18,7 @@ from ..errors import (
     MicroError,
 )
 from ..message import Message
-from ..options import Address
+from ..optiontypes import Address
 from ..registry.base import Registry
 from ..registry.cache import RegistryCache
 from ..registry.records import Node, ServiceInfo, by_version

@@ -111,9 +111,9 @@ class Client:
             opened.push_async_callback(self._protocols.close)
             opened.push_async_callback(self._cache.close)
             opened.push_async_callback(self.blocking.close)
+            self.blocking.open()
             self._closing = opened.pop_all()
         self._parts = parts
-        self.blocking.open()
 
     async def close(self) -> None:
         """End all connections; bounded and idempotent, and not cut short by a cancellation."""

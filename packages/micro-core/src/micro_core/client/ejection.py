@@ -77,8 +77,8 @@ class Ejection:
         now = asyncio.get_running_loop().time()
         if begin < record.since or self._until.get(key, 0.0) > now:
             return
-        record.failures += 1
-        if record.failures < limits.ejection_failures and not record.ejections:
+        record.failures += 1  # and not from zero on probation
+        if record.failures < limits.ejection_failures:
             return
         record.ejections += 1
         record.since = now

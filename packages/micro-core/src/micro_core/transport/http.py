@@ -9,7 +9,7 @@ import weakref
 from typing import ClassVar
 
 from ..errors import BackendError, BackendRefused, BackendUnavailable
-from ..options import Duration
+from ..optiontypes import Duration
 from ..security import TLS, FreshContext, tls_remedy
 from .address import split_address
 from .base import Listener, Serve, Socket, Transport

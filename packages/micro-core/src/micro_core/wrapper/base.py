@@ -20,7 +20,8 @@ class WrappedRequest:
     replace ``value`` and change ``header``, the metadata. With ``stream`` a call's response is
     the open Stream, and what surrounds a handler surrounds the whole of it: ``value`` is then the
     request, or the iterator of requests, and the response is None. An ``attempt`` is one try of a
-    call on one node; its response is the RpcResponse as it came.
+    call on one node; its value is the RpcRequest, with ``attempt`` and ``peer``, its response the
+    RpcResponse or RpcStream as it came.
     """
 
     kind: Kind
