@@ -12,6 +12,7 @@ from ..deadlines import Deadline, Deadlines
 from ..errors import BackendUnavailable
 from ..message import Header, Message, checked_header
 from ..registry.cache import RegistryCache
+from ..timing import finished
 from ..wrapper.base import Kind, WrappedRequest, Wrapper, wrapped
 from .attempts import Attempts, calling, opening
 from .base import RpcRequest
@@ -115,9 +116,9 @@ class Client:
         self.blocking.open()
 
     async def close(self) -> None:
-        """End all connections; bounded and idempotent. Cancelling it skips no step."""
+        """End all connections; bounded and idempotent, and not cut short by a cancellation."""
         self._parts = None
-        await self._closing.aclose()
+        await finished(self._closing.aclose())
 
     async def _release_broker(self, broker: Broker) -> None:
         if self._broker_open:
