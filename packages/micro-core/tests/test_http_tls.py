@@ -20,11 +20,14 @@ from in_loops import in_loop, until
 
 from micro_core import Client, Service
 from micro_core.broker.http import HttpBroker
+from micro_core.client.base import RpcRequest, RpcResponse
+from micro_core.client.mucp import MucpClient
 from micro_core.errors import BackendError, BackendRefused, BackendUnavailable, OptionError
 from micro_core.message import Message
 from micro_core.registry.memory import MemoryRegistry
 from micro_core.registry.records import Node, ServiceInfo
 from micro_core.security import TLS
+from micro_core.server.mucp import MucpServer
 from micro_core.transport.base import Listener, Socket
 from micro_core.transport.http import HttpTransport
 from micro_core.transport.http_server import HttpListener
@@ -418,3 +421,29 @@ async def test_a_subscriber_that_lies_about_tls_gets_nothing(world: World) -> No
         async with HttpBroker(registry=registry, tls=world.plain) as broker:
             with pytest.raises(BackendUnavailable, match="no TLS"):
                 await broker.publish("t", Message({}, b"one"))
+
+
+@in_loop
+async def test_probes_are_answered_while_a_server_drains(world: World) -> None:
+    async def dispatch(request: RpcRequest, _: Any) -> RpcResponse:
+        return RpcResponse(request.content_type, request.body)
+
+    async with HttpTransport(tls=world.server) as transport:
+        transport.probe = lambda path: (503 if path == "/_ready" else 200, b"")
+        server, client = MucpServer(transport=transport), MucpClient(transport=transport)
+        node = Node("s-1", await server.start("127.0.0.1:0", dispatch))
+        await client.call(node, RpcRequest("s", "S.S", "x/y"))  # keeps its connection
+        draining = asyncio.create_task(server.drain(5.0))
+        await until(lambda: server.draining)
+        host, port = node.address.split(":")
+        for path, expected in (("/_live", b"200"), ("/_ready", b"503")):
+            reader, writer = await asyncio.open_connection(
+                host, int(port), ssl=world.plain.client_context(), server_hostname=host
+            )
+            writer.write(f"GET {path} HTTP/1.1\r\n\r\n".encode())
+            assert (await reader.readline()).split()[1] == expected
+            writer.close()
+        assert not draining.done()
+        await client.close()
+        await draining
+        await server.stop(0.0)

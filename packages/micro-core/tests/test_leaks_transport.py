@@ -262,11 +262,14 @@ async def test_no_cancellation_of_a_transport_is_swallowed(  # noqa: C901
                 return dial if operation == "dial" else listen
             socket = await transport.dial(listener.address)
             open_.append(socket)
-            if operation == "recv":
+
+            async def echoed() -> None:
                 await socket.send(Message({}, b"hello"))
+                await socket.recv()  # waits, for the echo is not there yet
+
             if operation == "send":
                 return lambda: socket.send(Message({}, b"hello"))
-            return socket.recv if operation == "recv" else socket.close
+            return echoed if operation == "recv" else socket.close
 
         async def clean() -> None:
             while open_:
@@ -296,8 +299,13 @@ async def test_no_cancellation_of_rpc_is_swallowed(  # noqa: C901
             if operation == "open":
                 return open_one
             stream = await open_one()
-            if operation == "recv":
+
+            async def echoed() -> None:
                 await stream.send(b"hello")
+                await stream.recv()
+
+            if operation == "recv":
+                return echoed
             if operation == "send":
                 return lambda: stream.send(b"hello")
             return getattr(stream, operation)  # type: ignore[no-any-return]
