@@ -213,7 +213,7 @@ def test_help_comes_for_another_choice_and_in_spite_of_a_wrong_one(path: Path) -
     assert ran.returncode == 0
     assert "does not implement" in ran.stdout
     assert "--selector_" not in ran.stdout
-    assert "one of random, roundrobin [random]" in ran.stdout
+    assert "one of p2c, random, roundrobin [random]" in ran.stdout
 
 
 # -- one error ---------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from micro_conformance.backend import (
     ComposeBackend,
     Ready,
 )
+from micro_conformance.promise import promise
+from micro_conformance.registry import RegistrySuite
 
 __all__ = [
     "AddressBackend",
@@ -16,4 +18,6 @@ __all__ = [
     "CannotBreak",
     "ComposeBackend",
     "Ready",
+    "RegistrySuite",
+    "promise",
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from .broker.base import Broker
 from .broker.subscription import Event
 from .client.client import Client
+from .client.health import ClientHealth
+from .client.options import CallOptions, options
 from .client.stream import Stream
 from .codec.base import Codec
 from .component import Component, Health
@@ -69,7 +71,9 @@ __all__ = [
     "BadRequest",
     "Broker",
     "Call",
+    "CallOptions",
     "Client",
+    "ClientHealth",
     "Codec",
     "CodecError",
     "Component",
@@ -125,5 +129,6 @@ __all__ = [
     "current",
     "detached",
     "endpoint",
+    "options",
     "run",
 ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 from .broker.base import Broker
+from .client.attempts import Limits
 from .client.base import RpcClient
+from .client.deadline import UNSET
 from .codec.base import Codec
 from .codec.set import CodecSet
 from .component import Component
@@ -43,6 +45,7 @@ class Parts:
     codecs: CodecSet
     client: RpcClient
     timeout: float | None
+    limits: Limits
     make_server: Callable[[], RpcServer]
     forward: frozenset[str] = frozenset()
     store: Store | None = None
@@ -57,6 +60,8 @@ class Parts:
             over = self.transport if own else cast(Transport, load("transport", transport)())
         except PluginNotFound:
             return None
+        if kind is type(self.client):
+            return self.client.rebuilt(None, {"transport": over})
         return cast(RpcClient, kind(transport=over))
 
 
@@ -85,8 +90,9 @@ def compose(settings: Settings, code: Mapping[str, Any]) -> Parts:
         selector=choose("selector"),
         codecs=CodecSet(_codecs(), codec),
         client=choose("client", needs),
-        timeout=settings.core("client_request_timeout", None, 5.0),
         store=store,
+        timeout=_timeout(settings, code),
+        limits=Limits(**{f.name: settings.core(f"client_{f.name}") for f in fields(Limits)}),
         forward=frozenset(map(canonical, settings.core("client_forward"))),
         make_server=lambda: cast(RpcServer, choose("server", needs)),
     )
@@ -105,6 +111,14 @@ def _limit(settings: Settings, component: Component | None) -> None:
     for option, attribute in _LIMITS.items():
         if settings.source(option) and hasattr(component, attribute):
             setattr(component, attribute, settings.core(option))
+
+
+def _timeout(settings: Settings, code: Mapping[str, Any]) -> float | None:
+    """``None`` in code says something, unlike that of other options."""
+    own = code.get("timeout", UNSET)
+    if own is UNSET or settings.source("client_request_timeout"):
+        own = settings.core("client_request_timeout")
+    return cast("float | None", own)
 
 
 def _codecs() -> list[Codec]:

@@ -3,7 +3,7 @@
 Source: the behaviour of Go Micro v2. Requests name ``Micro-Service``, ``Micro-Endpoint`` and
 ``Micro-Id``; ``Timeout`` is in decimal nanoseconds; errors are JSON in ``Micro-Error``, and the
 error ``EOS`` ends one direction of a stream. ``Micro-Happened: no`` is ours: no handler saw the
-request, so it may be sent elsewhere.
+request, so it may be sent elsewhere; so is ``Micro-Attempt``, sent from the second on.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ def request_header(request: RpcRequest, id: str, now: float) -> Header:
     }
     if request.deadline is not None:
         header["Timeout"] = str(max(1, int((request.deadline - now) * _NANOSECONDS)))
+    if request.attempt > 1:
+        header["Micro-Attempt"] = str(request.attempt)
     if request.header:
         header = {**request.header, **header}
     return header
@@ -52,7 +54,12 @@ def read_request(message: Message, now: float, peer: str) -> RpcRequest:
         user_metadata(header),
         _deadline(header.get("Timeout"), now),
         peer,
+        _attempt(header["Micro-Attempt"]) if "Micro-Attempt" in header else 1,
     )
+
+
+def _attempt(text: str) -> int:
+    return max(1, int(text)) if text.isascii() and text.isdigit() and 0 < len(text) <= 6 else 1
 
 
 def _endpoint(header: Mapping[str, str]) -> str:

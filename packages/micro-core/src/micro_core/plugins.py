@@ -58,6 +58,7 @@ BUILTIN: dict[tuple[str, str], str] = {
     ("transport", "http"): "micro_core.transport.http:HttpTransport",
     ("codec", "json"): "micro_core.codec.json:JsonCodec",
     ("codec", "bytes"): "micro_core.codec.bytes:BytesCodec",
+    ("selector", "p2c"): "micro_core.selector.p2c:P2CSelector",
     ("selector", "random"): "micro_core.selector.random:RandomSelector",
     ("selector", "roundrobin"): "micro_core.selector.roundrobin:RoundRobinSelector",
     ("client", "mucp"): "micro_core.client.mucp:MucpClient",

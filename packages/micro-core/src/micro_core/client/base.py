@@ -16,7 +16,8 @@ class RpcRequest:
     """A request on its way.
 
     ``header`` is the metadata, canonical and free of the protocol's own names. ``deadline`` is a
-    time of the event loop's clock, ``None`` for none; the protocol sends what is left of it.
+    time of the event loop's clock, ``None`` for none; the protocol sends what is left of it, and
+    the number of the attempt. ``peer`` is the address of the other side.
     """
 
     service: str
@@ -26,6 +27,7 @@ class RpcRequest:
     header: Header = field(default_factory=dict[str, str])
     deadline: float | None = None
     peer: str = ""
+    attempt: int = 1
 
 
 @dataclass(slots=True)

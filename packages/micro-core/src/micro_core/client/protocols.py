@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from ..errors import NoNodes
 from ..registry.records import Node, ServiceInfo
 from .base import RpcClient
+from .options import Filter
 
 Make = Callable[[str, str], "RpcClient | None"]
 
@@ -53,12 +54,17 @@ class Protocols:
         self._clients.clear()
 
 
-def no_nodes(service: str, services: Iterable[ServiceInfo], version: str | None) -> NoNodes:
+def no_nodes(service: str, services: Iterable[ServiceInfo], filter: Filter | None) -> NoNodes:
     """The error that says why each node was left out."""
+    version, labels = filter or Filter(None, frozenset())
     versions = sorted({info.version for info in services})
-    nodes = [n for info in services for n in info.nodes if version in (None, info.version)]
-    if not nodes and version is not None:
+    of_version = [info for info in services if version in (None, info.version)]
+    if not of_version:
         return NoNodes(f"{service} has no version {version}, only {', '.join(versions)}")
+    nodes = [n for info in of_version for n in info.nodes if labels <= n.metadata.items()]
+    if not nodes:
+        wanted = ", ".join(f"{name}={value}" for name, value in sorted(labels))
+        return NoNodes(f"{service} has no node labelled {wanted}")
     spoken = sorted({_spoken(node) for node in nodes})
     count = f"{len(nodes)} node{'s' if len(nodes) != 1 else ''}"
     return NoNodes(

@@ -57,6 +57,10 @@ class RegistryCache:
             view.used = True
         return view
 
+    def ages(self) -> dict[str, float]:
+        """For each service in use, the seconds since the registry was known to say the same."""
+        return {name: view.age for name, view in self._views.items()}
+
     async def load(self, name: str) -> ServiceView:
         """The view of a service, asking the registry at most once for all who wait.
 

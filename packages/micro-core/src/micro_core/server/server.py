@@ -190,6 +190,7 @@ def _call(request: RpcRequest) -> Call:
         Metadata(request.header),
         request.deadline,
         request.peer,
+        request.attempt,
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import weakref
 from collections import deque
+from contextvars import copy_context
 from itertools import count
 from typing import ClassVar
 
@@ -127,13 +128,14 @@ class MemoryListener(Listener):
     def __init__(self, address: str, serve: Serve, listeners: dict[str, MemoryListener]) -> None:
         self.address = address
         self._serving = Serving(serve, log)
+        self._context = copy_context()  # not that of whoever dials
         self._sockets: weakref.WeakSet[MemorySocket] = weakref.WeakSet()
         self._listeners = listeners
         listeners[address] = self
 
     def accept(self, socket: MemorySocket) -> None:
         self._sockets.add(socket)
-        self._serving.start(socket)
+        self._context.run(self._serving.start, socket)
 
     async def close(self) -> None:
         if self._listeners.get(self.address) is self:

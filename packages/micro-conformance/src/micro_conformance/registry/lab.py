@@ -1,0 +1,42 @@
+"""Records to register, and ways to look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from micro_core import Endpoint, Node, Registry, ServiceInfo, Value
+
+from ..lab import Lab
+
+ENDPOINT = Endpoint(
+    "Say.Hello",
+    Value("HelloRequest", "HelloRequest", [Value("name", "string")]),
+    Value("HelloReply", "HelloReply", [Value("greeting", "string")]),
+    {"stream": "true"},
+)
+
+
+class RegistryLab(Lab[Registry]):
+    def node(self, number: int = 1, **metadata: str) -> Node:
+        """A node whose id nobody else has. Its address is one that nobody listens on."""
+        return Node(f"{self.prefix}-node-{number}", f"127.0.0.1:{10_000 + number}", metadata)
+
+    def info(
+        self, name: str = "", *, nodes: Sequence[int] = (1,), version: str = "1.0.0"
+    ) -> ServiceInfo:
+        made = [self.node(number) for number in nodes]
+        return ServiceInfo(name or self.name(), version, made, [ENDPOINT])
+
+    async def sees(self, registry: Registry, name: str, nodes: Sequence[int]) -> None:
+        """Return once a list has exactly these nodes."""
+        wanted = sorted(self.node(number).id for number in nodes)
+
+        async def seen() -> bool:
+            return ids(await registry.get_service(name)) == wanted
+
+        await self.eventually(seen, f"{name} has the nodes {wanted}")
+
+
+def ids(services: Sequence[ServiceInfo]) -> list[str]:
+    """The ids of all nodes, sorted."""
+    return sorted(node.id for info in services for node in info.nodes)
