@@ -6,7 +6,7 @@ python typed.py
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -38,7 +38,7 @@ class SayApi(Protocol):
     @endpoint(name="GetURL")
     async def get_url(self, request: Name) -> Greeting: ...
 
-    def count(self, request: Number) -> AsyncIterator[Number]: ...
+    def count(self, request: Number) -> AsyncGenerator[Number, None]: ...
 
     async def total(self, numbers: AsyncIterator[Number]) -> Number: ...
 
@@ -53,7 +53,7 @@ class Say(SayApi):
     async def get_url(self, request: Name) -> Greeting:
         raise NotFound(f"no url of {request.name}")
 
-    async def count(self, request: Number) -> AsyncIterator[Number]:
+    async def count(self, request: Number) -> AsyncGenerator[Number, None]:
         for value in range(request.value):
             yield Number(value)
 

@@ -230,16 +230,15 @@ WRONG = [
         "--registry=picky --registry_address=host:http",
         "OptionError",
         [
-            "--registry_address: 'host:http' is no address",
-            "its port is not a number",
-            "For example: 127.0.0.1:7000",
+            "--registry_address: 'host:http' is not an address such as 127.0.0.1:7000",
+            "a port up to 65535",
         ],
     ),
     Wrong(
         "bad address with a password",
         "--registry=picky",
         "OptionError",
-        ["MICRO_REGISTRY_ADDRESS: address 2 of 2 is no address"],
+        ["MICRO_REGISTRY_ADDRESS: the value is not an address", "number 2 of 2"],
         {"MICRO_REGISTRY_ADDRESS": "good:1,http://me:s3cret@host:99999"},
     ),
     Wrong(

@@ -17,7 +17,8 @@ def in_loop(body: Body) -> Callable[..., None]:
         async def main() -> None:
             async with asyncio.timeout(30):
                 await body(**fixtures)
-            assert asyncio.all_tasks() == {asyncio.current_task()}
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            assert not left, left
 
         asyncio.run(main())
 

@@ -13,7 +13,7 @@ import pytest
 
 from micro_core import plugins
 from micro_core.errors import BackendRefused, BackendUnavailable, OptionError, PluginNotFound
-from micro_core.screen import HEIGHT, WIDTH, exit_with, report, screen
+from micro_core.screen import HEIGHT, WIDTH, report, screen
 from micro_core.settings import CORE, Settings
 
 CANARY = "hunter2canary"
@@ -22,7 +22,7 @@ PROGRAM = """
 import asyncio, os, sys
 from micro_core import plugins
 from micro_core.errors import BackendError, SettingsError
-from micro_core.settings import Settings, exit_with
+from micro_core.settings import Settings, report
 
 plugins.ELSEWHERE["registry", "faraway"] = ("micro-registry-faraway", "one far away")
 
@@ -40,7 +40,7 @@ try:
     else:
         asyncio.run(main(settings))
 except (SettingsError, BackendError) as error:
-    exit_with(error, traceback=settings.wants("traceback"))
+    sys.exit(report(error, traceback=settings.wants("traceback")))
 """
 
 MODULE = '''
@@ -131,8 +131,13 @@ FAILURES = {
     "option": ([REACH, "--registry_tokne=x"], {}, "unknown flag", "registry_token?"),
     "type": ([REACH, "--registry_wait=x"], {}, "_wait: 'x' is not a duration", "1m30s"),
     "variable": ([], ENV, "MICRO_REGISTRY_WAIT: 'x' is not a duration", "1m30s"),
-    "address": ([REACH, "--registry_address=h:x"], {}, "is no address", "For example"),
-    "secret": ([REACH, f"--registry_address=x://u:{CANARY}@h:x"], {}, "address 1 of 1", "port"),
+    "address": ([REACH, "--registry_address=h:x"], {}, "is not an address", "such as 127"),
+    "secret": (
+        [REACH, f"--registry_address=x://u:{CANARY}@h:x"],
+        {},
+        "the value is not",
+        "number 1 of 1",
+    ),
     "stray": ([REACH, "--registry_token", "a", CANARY], {}, "a second value", "--help"),
     "core option": (["--grace=x"], {}, "--grace: 'x' is not", "a duration"),
 }
@@ -199,7 +204,7 @@ def test_help_shows_every_flag_of_the_chosen_plugins(path: Path) -> None:
         assert f"--{option.name} " in text
     assert "[127.0.0.1:7000]" in text
     assert "a duration such as 250ms or 1m30s [10s]" in text
-    assert "--registry_wait between tries; a duration such as 250ms or 1m30s [1m30s]" in text
+    assert "--registry_wait between tries; a duration such as 250ms or 1m30s [90s]" in text
     assert "at such a length that it needs more than one line of help; a secret --" in text
     assert "--registry_address is MICRO_REGISTRY_ADDRESS" in text
     assert "reach, twice [reach]" in text
@@ -248,10 +253,14 @@ def test_the_remedy_of_a_backend_names_what_is_asked_or_known(
     assert screen(error) == "error: no luck\n"
 
 
-def test_exit_with_is_a_system_exit(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        exit_with(OptionError("wrong"))
-    assert caught.value.code == 2
+def test_remedies_and_notes_are_below_the_error() -> None:
+    error = OptionError("wrong\nmend it")
+    error.add_note("asked by\nsomebody")
+    assert screen(error) == "error: wrong\n  mend it\n  asked by\n  somebody\n"
+
+
+def test_a_report_is_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(OptionError("wrong")) == 2
     assert capsys.readouterr().err == "error: wrong\n"
 
 

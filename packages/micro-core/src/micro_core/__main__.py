@@ -14,9 +14,11 @@ def table() -> str:
     rows = [("KIND", "NAME", "DISTRIBUTION", "CLASS", "")]
     for one in found:
         note = f"needs {one.misfit}" if one.misfit else ""
+        if one.dist == plugins.CORE and (lacks := plugins.lacking(one.kind, one.name)):
+            note = f"not available: {plugins.pip_line(lacks)}"
         if claims[one.kind, one.name] > 1:
             note = f"conflict: say {one.dist}:{one.name}"
-        rows.append((one.kind, one.name, f"{one.dist} {one.version}", one.value, note))
+        rows.append((one.kind, one.name, one.origin, one.value, note))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return "\n".join(lines) + "\n"

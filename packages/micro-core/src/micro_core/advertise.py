@@ -25,7 +25,7 @@ def advertised(bound: str, advertise: str | None, registry: Registry) -> str:
         port = _parts(bound)[1]
     if port is None:
         return advertise or bound  # a queue or a subject
-    if _is_wildcard(host):
+    if host in ("", "0.0.0.0", "::"):  # noqa: S104 -- recognised, not bound
         host = registry.local_host()
     if _is_loopback(host) and not _is_loopback(registry.local_host()):
         raise OptionError(
@@ -41,10 +41,6 @@ def _parts(address: str) -> tuple[str, int | None]:
         return split_address(address)
     except ValueError:
         return address.strip("[]"), None
-
-
-def _is_wildcard(host: str) -> bool:
-    return host in ("", "0.0.0.0", "::")  # noqa: S104 -- recognised, not bound
 
 
 def _is_loopback(host: str) -> bool:

@@ -7,10 +7,8 @@ import logging
 import os
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from .clock import now
 from .errors import (
     BackendError,
     BackendUnavailable,
@@ -20,6 +18,7 @@ from .errors import (
 )
 from .plugin import Plugin
 from .security import redact_url
+from .timing import now
 
 State = Literal["connected", "degraded", "lost", "closed"]
 T = TypeVar("T")
@@ -76,12 +75,7 @@ class Component(Plugin):
         await self.connect()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def health(self) -> Health:

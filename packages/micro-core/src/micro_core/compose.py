@@ -7,15 +7,14 @@ from dataclasses import dataclass, fields
 from typing import Any, cast
 
 from .broker.base import Broker
-from .client.attempts import Limits
 from .client.base import RpcClient
-from .client.deadline import UNSET
+from .client.options import Limits
 from .codec.base import Codec
 from .codec.set import CodecSet
 from .component import Component
 from .errors import PluginNotFound
 from .message import canonical
-from .plugins import load, load_default
+from .plugins import lacking, load, load_default
 from .registry.base import Registry
 from .selector.base import Selector
 from .server.base import RpcServer
@@ -115,11 +114,12 @@ def _limit(settings: Settings, component: Component | None) -> None:
 
 def _timeout(settings: Settings, code: Mapping[str, Any]) -> float | None:
     """``None`` in code says something, unlike that of other options."""
-    own = code.get("timeout", UNSET)
-    if own is UNSET or settings.source("client_request_timeout"):
+    own = code.get("timeout", "default")
+    if own == "default" or settings.source("client_request_timeout"):
         own = settings.core("client_request_timeout")
     return cast("float | None", own)
 
 
 def _codecs() -> list[Codec]:
-    return [cast(Codec, load_default("codec", name)()) for name in ("json", "bytes")]
+    names = [name for name in ("json", "bytes", "protobuf") if not lacking("codec", name)]
+    return [cast(Codec, load_default("codec", name)()) for name in names]

@@ -63,11 +63,9 @@ class JsonFormatter(TextFormatter):
 def configure(settings: Settings) -> None:
     """``--log_level`` and ``--log_format`` for the ``micro`` tree, on standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    if settings.core("log_format", None, "text") == "json":
-        handler.setFormatter(JsonFormatter())
-    else:
-        handler.setFormatter(TextFormatter())
-    log.setLevel(settings.core("log_level", None, "info").upper())
+    json = settings.core("log_format") == "json"
+    handler.setFormatter(JsonFormatter() if json else TextFormatter())
+    log.setLevel(settings.core("log_level").upper())
     log.handlers[:] = [handler]
     log.propagate = False
 

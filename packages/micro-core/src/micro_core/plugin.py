@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
+
+_HOST_PORT = r"(?:\[[^\s\[\]]*\]|[^\s:]*)(?::([0-9]{1,5}))?"
 
 
 class Plugin(ABC):
@@ -51,18 +54,10 @@ class Plugin(ABC):
 
 def check_address(address: str) -> None:
     """See :meth:`Plugin.check_address`."""
-    if not address.strip() or not address.isprintable():
-        raise ValueError("it is empty or has control characters")
     _, scheme, rest = address.rpartition("://")
-    authority = rest.partition("/")[0].partition("?")[0].rpartition("@")[2]
-    if not authority or (not scheme and authority[0] in ".~"):
-        return  # a path
-    if " " in authority:
-        raise ValueError("it has blanks")
-    bare = ":" not in authority or authority.endswith("]")
-    host, _, port = (authority, "", "0") if bare else authority.rpartition(":")
-    if ":" in host and not (host[0] == "[" and host[-1] == "]"):
-        raise ValueError("an IPv6 address needs brackets: [::1]:8500")
-    digits = port.isascii() and port.isdigit() and len(port) <= 5
-    if not digits or int(port) > 65535:
-        raise ValueError("its port is not a number up to 65535")
+    authority = re.split("[/?]", rest, maxsplit=1)[0].rpartition("@")[2]
+    path = not authority or (not scheme and authority[0] in ".~")
+    host_port = re.fullmatch(_HOST_PORT, authority)
+    fits = path or (host_port and int(host_port[1] or 0) <= 65535)
+    if not fits or not address.strip() or not address.isprintable():
+        raise ValueError("host:port is expected, [v6]:port for IPv6, with a port up to 65535")

@@ -9,12 +9,13 @@ core takes its own default without looking at what else is installed.
 from __future__ import annotations
 
 import logging
-import operator
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+from operator import eq, ge, gt, le, lt, ne
+from typing import NamedTuple, TypeVar, cast
 
 from .errors import (
     PluginConflict,
@@ -27,26 +28,12 @@ from .flags import nearest
 from .options import shown
 from .plugin import Plugin
 
-if TYPE_CHECKING:
-    from importlib.metadata import Distribution
-
 P = TypeVar("P", bound=type[Plugin])
 log = logging.getLogger("micro.plugins")
 
 PIP = "pip install --find-links dist {what}"
 CORE = "micro-core"
-
-BASES: dict[str, str] = {
-    "registry": "micro_core.registry.base:Registry",
-    "broker": "micro_core.broker.base:Broker",
-    "transport": "micro_core.transport.base:Transport",
-    "codec": "micro_core.codec.base:Codec",
-    "selector": "micro_core.selector.base:Selector",
-    "store": "micro_core.store.base:Store",
-    "client": "micro_core.client.base:RpcClient",
-    "server": "micro_core.server.base:RpcServer",
-}
-KINDS = tuple(BASES)
+KINDS = ("registry", "broker", "transport", "codec", "selector", "store", "client", "server")
 
 # The entry points of micro-core itself, so that a default needs no look at the installation.
 BUILTIN: dict[tuple[str, str], str] = {
@@ -58,11 +45,17 @@ BUILTIN: dict[tuple[str, str], str] = {
     ("transport", "http"): "micro_core.transport.http:HttpTransport",
     ("codec", "json"): "micro_core.codec.json:JsonCodec",
     ("codec", "bytes"): "micro_core.codec.bytes:BytesCodec",
+    ("codec", "protobuf"): "micro_core.codec.protobuf:ProtobufCodec",
     ("selector", "p2c"): "micro_core.selector.p2c:P2CSelector",
     ("selector", "random"): "micro_core.selector.random:RandomSelector",
     ("selector", "roundrobin"): "micro_core.selector.roundrobin:RoundRobinSelector",
     ("client", "mucp"): "micro_core.client.mucp:MucpClient",
     ("server", "mucp"): "micro_core.server.mucp:MucpServer",
+}
+
+# Libraries that are not required and that one of the above works with: (module, distribution).
+NEEDS: dict[tuple[str, str], tuple[str, str]] = {
+    ("codec", "protobuf"): ("google.protobuf", "protobuf"),
 }
 
 # Our plugins in other distributions, to say what is missing: (distribution, what it speaks to).
@@ -91,31 +84,24 @@ _LISTED = 20
 
 
 class Installed(NamedTuple):
-    """One entry point. ``requires`` are the requirements of its distribution."""
+    """One entry point. ``misfit`` is what its distribution requires of micro-core in vain."""
 
     kind: str
     name: str
     value: str
     dist: str
     version: str
-    requires: tuple[str, ...] = ()
+    misfit: str = ""
 
     @property
     def origin(self) -> str:
-        return f"{self.dist} {self.version}".rstrip()
+        return f"{self.dist} {self.version}".strip()
 
-    @property
-    def label(self) -> str:
+    def __str__(self) -> str:
         return f"{self.kind} {self.name} of {self.origin}"
-
-    @property
-    def misfit(self) -> str:
-        """The requirement on micro-core that this one does not meet, ``""`` when it fits."""
-        return _misfit(self.requires, core_version()) if self.requires else ""
 
 
 _registered: dict[tuple[str, str], type[Plugin]] = {}
-_scanned: list[Installed] | None = None
 
 
 def pip_line(*what: str) -> str:
@@ -127,28 +113,26 @@ def pip_line(*what: str) -> str:
 
 
 def installed(kind: str | None = None) -> list[Installed]:
-    """All entry points of a kind, or of every kind, sorted; nothing is imported.
+    """All entry points of a kind, or of every kind, and what code registered; imports nothing.
 
     The distributions are read once in a process, see :func:`refresh`.
     """
-    global _scanned
-    if _scanned is None:
-        _scanned = sorted(
-            {*_own(), *_scan()}, key=lambda one: (KINDS.index(one.kind), one.name, one.dist)
-        )
-    return [one for one in _scanned if kind in (None, one.kind)]
+    in_code = [Installed(*key, "", "in code", "") for key in _registered]
+    return [one for one in _installed() + in_code if kind in (None, one.kind)]
+
+
+@cache
+def _installed() -> list[Installed]:
+    own = [Installed(*key, value, CORE, core_version()) for key, value in BUILTIN.items()]
+    return sorted({*own, *_scan()}, key=lambda one: (KINDS.index(one.kind), one.name, one.dist))
+
+
+refresh = _installed.cache_clear  # the next question looks again
 
 
 def names(kind: str) -> list[str]:
     """The sorted names that :func:`load` knows of a kind."""
-    in_code = {name for of, name in _registered if of == kind}
-    return sorted({one.name for one in installed(kind)} | in_code)
-
-
-def refresh() -> None:
-    """Forget what was installed: the next question looks again."""
-    global _scanned
-    _scanned = None
+    return sorted({one.name for one in installed(kind)})
 
 
 def core_version() -> str:
@@ -165,47 +149,28 @@ def origin(cls: type[Plugin]) -> str:
     """The distribution and its version that a class comes from, ``"in code"`` when from none."""
     package = cls.__module__.partition(".")[0]
     if package == __package__:
-        return f"{CORE} {core_version()}".rstrip()
-    found = [one for one in installed() if re.split(r"[.:]", one.value)[0] == package]
-    return found[0].origin if found else "in code"
-
-
-def _own() -> Iterator[Installed]:
-    version = core_version()
-    for (kind, name), value in BUILTIN.items():
-        yield Installed(kind, name, value, CORE, version)
+        return f"{CORE} {core_version()}".strip()
+    found = (one.origin for one in installed() if re.match(rf"{package}\b", one.value))
+    return next(found, "in code")
 
 
 def _scan() -> Iterator[Installed]:
-    from importlib.metadata import distributions
+    from importlib.metadata import distribution, distributions
 
-    for name in {name for dist in distributions() if (name := _name_with_plugins(dist))} - {CORE}:
+    for found in distributions():
+        name = "a distribution without a name"
         try:
-            yield from list(_entries(name))
+            if "[micro." not in (found.read_text("entry_points.txt") or ""):
+                continue
+            name = _normalized(found.metadata["Name"])
+            dist = distribution(name)  # of several on the path the first is imported
+            misfit = _misfit(dist.requires or (), core_version())
+            for entry in list(dist.entry_points):
+                prefix, _, kind = entry.group.partition(".")
+                if prefix == "micro" and kind in KINDS and name != CORE:
+                    yield Installed(kind, entry.name, entry.value, name, dist.version, misfit)
         except Exception as error:
             log.warning("the plugins of %s are left out, its metadata is broken: %s", name, error)
-
-
-def _entries(name: str) -> Iterator[Installed]:
-    from importlib.metadata import distribution
-
-    dist = distribution(name)  # of two copies on the path the first is the one that is imported
-    for entry in dist.entry_points:
-        kind = entry.group.removeprefix("micro.")
-        if kind in BASES and kind != entry.group:
-            requires = tuple(dist.requires or ())
-            yield Installed(kind, entry.name, entry.value, name, dist.version, requires)
-
-
-def _name_with_plugins(dist: Distribution) -> str:
-    """Its normalized name; ``""`` without plugins, or when an uninstallation left half of it."""
-    try:
-        if "[micro." not in (dist.read_text("entry_points.txt") or ""):
-            return ""
-        whole = {"Name", "Version"} <= set(dist.metadata)
-        return _normalized(dist.metadata["Name"]) if whole else ""
-    except (OSError, ValueError):  # not one of ours, or nobody could tell whose
-        return ""
 
 
 def _normalized(name: str) -> str:
@@ -221,44 +186,55 @@ def load(kind: str, name: str) -> type[Plugin]:
     Raises PluginNotFound, PluginConflict, PluginIncompatible, PluginLoadError or
     PluginIncomplete, each naming what mends it.
     """
-    if (kind, name) in _registered:
-        return _registered[kind, name]
-    entry = find(kind, name)
-    if entry.misfit:
-        raise PluginIncompatible(
-            f"{entry.label} needs {entry.misfit}, and this is {CORE} {core_version()}\n"
-            f"Install versions that fit:\n{pip_line('--upgrade', CORE, entry.dist)}"
-        )
-    return complete(kind, _imported(entry), entry.label)
+    return _registered.get((kind, name)) or _class_of(find(kind, name))
 
 
 def load_default(kind: str, name: str) -> type[Plugin]:
     """Like :func:`load`, for a name that nobody asked for: the core's own plugin comes first."""
-    value = BUILTIN.get((kind, name))
-    if value is None or (kind, name) in _registered:
+    if (kind, name) in _registered or (kind, name) not in BUILTIN:
         return load(kind, name)
-    entry = Installed(kind, name, value, CORE, "")
-    return complete(kind, _imported(entry), entry.label)
+    return _class_of(Installed(kind, name, BUILTIN[kind, name], CORE, ""))
 
 
 def find(kind: str, name: str) -> Installed:
     """The entry point that ``name`` or ``distribution:name`` stands for; imports nothing."""
-    if kind not in BASES:
+    if kind not in KINDS:
         raise PluginNotFound(f"no kind {shown(kind)}: there are {', '.join(KINDS)}")
     dist, _, plain = name.rpartition(":")
-    found = {
-        one.value: one
-        for one in installed(kind)
-        if one.name == plain and (not dist or _normalized(dist) == one.dist)
-    }
+    claims = [one for one in installed(kind) if one.name == plain]
+    found = {one.value: one for one in claims if not dist or _normalized(dist) == one.dist}
     if not found:
-        raise PluginNotFound("\n".join(_missing(kind, name)))
+        raise PluginNotFound("\n".join(_missing(kind, dist, plain)))
     if len(found) > 1:
-        raise PluginConflict("\n".join(_conflict(kind, plain, list(found.values()))))
+        which = "\n".join(f"{one.origin}: --{kind} {one.dist}:{plain}" for one in found.values())
+        raise PluginConflict(
+            f"{len(found)} distributions have a {kind} {plain}\n{which}\n"
+            f"Say which one, there, in MICRO_{kind.upper()} or in code; or uninstall the other."
+        )
     return next(iter(found.values()))
 
 
-def _imported(entry: Installed) -> object:
+def lacking(kind: str, name: str) -> str:
+    """The distribution without which a plugin of the core does not work, ``""`` if it does."""
+    from importlib.util import find_spec
+
+    module, dist = NEEDS.get((kind, name), ("", ""))
+    try:
+        return "" if not module or find_spec(module) else dist
+    except ImportError:  # not even its parent package
+        return dist
+
+
+def _class_of(entry: Installed) -> type[Plugin]:
+    if entry.dist == CORE and (needs := lacking(entry.kind, entry.name)):
+        raise PluginLoadError(
+            f"{entry} needs {needs}, which is not installed\nInstall it:\n{pip_line(needs)}"
+        )
+    if entry.misfit:
+        raise PluginIncompatible(
+            f"{entry} needs {entry.misfit}, and this is {CORE} {core_version()}\n"
+            f"Install versions that fit:\n{pip_line('--upgrade', CORE, entry.dist)}"
+        )
     module, _, path = entry.value.partition("[")[0].strip().partition(":")
     try:
         found: object = import_module(module)
@@ -267,10 +243,16 @@ def _imported(entry: Installed) -> object:
     except (Exception, SystemExit) as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise PluginLoadError(
-            f"{entry.label} cannot be imported from {entry.value}\n{text[:300]}\n"
+            f"{entry} cannot be imported from {entry.value}\n{text[:300]}\n"
             f"Install it again, with what it needs:\n{pip_line('--force-reinstall', entry.dist)}"
         ) from error
-    return found
+    return complete(entry.kind, found, str(entry))
+
+
+def base(kind: str) -> type[Plugin]:
+    """The interface of a kind."""
+    name = f"Rpc{kind.title()}" if kind in ("client", "server") else kind.title()
+    return cast("type[Plugin]", getattr(import_module(f".{kind}.base", __package__), name))
 
 
 def complete(kind: str, found: object, label: str) -> type[Plugin]:
@@ -278,11 +260,12 @@ def complete(kind: str, found: object, label: str) -> type[Plugin]:
 
     Raises PluginIncomplete.
     """
-    base = _base(kind)
+    interface = base(kind)
     if not isinstance(found, type):
         fault = f"is a {type(found).__name__}, not a class"
-    elif not issubclass(found, base):
-        fault = f"is class {found.__qualname__}, which is no subclass of {BASES[kind]}"
+    elif not issubclass(found, interface):
+        path = f"{interface.__module__}:{interface.__name__}"
+        fault = f"is class {found.__qualname__}, which is no subclass of {path}"
     elif missing := sorted(cast("frozenset[str]", getattr(found, "__abstractmethods__", ()))):
         fault = f"does not implement {', '.join(missing)}"
     elif not isinstance(getattr(found, "name", None), str):
@@ -295,11 +278,6 @@ def complete(kind: str, found: object, label: str) -> type[Plugin]:
     )
 
 
-def _base(kind: str) -> type[Plugin]:
-    module, _, name = BASES[kind].partition(":")
-    return cast("type[Plugin]", getattr(import_module(module), name))
-
-
 # -- in code ---------------------------------------------------------------------------------
 
 
@@ -308,59 +286,41 @@ def register(kind: str, name: str, cls: type[Plugin]) -> None:
     _registered[kind, name] = complete(kind, cls, f"{kind} {name}, registered in code,")
 
 
-def unregister(kind: str, name: str) -> None:
-    """Undo :func:`register`; an unknown name is harmless."""
-    _registered.pop((kind, name), None)
-
-
 @contextmanager
 def registered(kind: str, name: str, cls: P) -> Generator[P, None, None]:
     """:func:`register` for the time of a ``with`` block."""
-    before = _registered.get((kind, name))
+    before = _registered.copy()
     register(kind, name, cls)
     try:
         yield cls
     finally:
-        unregister(kind, name)
-        if before is not None:
-            _registered[kind, name] = before
+        _registered.clear()
+        _registered.update(before)
 
 
 # -- what to say -----------------------------------------------------------------------------
 
 
-def _missing(kind: str, name: str) -> Iterator[str]:
-    dist, _, plain = name.rpartition(":")
-    whose = f" of {shown(dist)}" if dist else ""
-    yield f"no {kind} {shown(plain)}{whose} is installed"
-    known = [name for of, name in ELSEWHERE if of == kind]
-    if plain in names(kind):
-        yield f"Without the distribution: --{kind} {plain}"
-    elif plain in known:
-        yield from _get(kind, plain)
-    elif near := nearest(plain, [*names(kind), *known]):
-        yield f"Did you mean {near}?"
-        yield from () if near in names(kind) else _get(kind, near)
-    elif others := [of for of in KINDS if plain in names(of) or (of, plain) in ELSEWHERE]:
-        yield f"{plain} is a {' and a '.join(others)}, not a {kind}."
+def _missing(kind: str, dist: str, name: str) -> Iterator[str]:
+    yield f"no {kind} {shown(name)}{' of ' + shown(dist) if dist else ''} is installed"
+    known = names(kind)
+    near = nearest(name, [*known, *(plain for of, plain in ELSEWHERE if of == kind)])
+    others = [of for of in KINDS if name in names(of) or (of, name) in ELSEWHERE]
+    if name in known:
+        yield f"Without the distribution: --{kind} {name}"
+    elif near:
+        if near != name:
+            yield f"Did you mean {near}?"
+        if near not in known:
+            what, speaks = ELSEWHERE[kind, near]
+            yield f"{near} ({speaks}) is in {what}, which is not installed:\n{pip_line(what)}"
+    elif others:
+        yield f"{name} is a {' and a '.join(others)}, not a {kind}."
     yield _installed_line(kind)
-
-
-def _get(kind: str, name: str) -> Iterator[str]:
-    dist, what = ELSEWHERE[kind, name]
-    yield f"{name} ({what}) is in {dist}, which is not installed:"
-    yield pip_line(dist)
-
-
-def _conflict(kind: str, name: str, found: Sequence[Installed]) -> Iterator[str]:
-    yield f"{len(found)} distributions have a {kind} {name}"
-    yield from (f"{one.origin}: --{kind} {one.dist}:{name}" for one in found)
-    yield f"Say which one, there, in MICRO_{kind.upper()} or in code; or uninstall the other."
 
 
 def _installed_line(kind: str) -> str:
     found = [f"{one.name} ({one.origin})" for one in installed(kind)]
-    found += [f"{name} (in code)" for of, name in _registered if of == kind]
     more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
     return f"Installed: {', '.join(found[:_LISTED]) or 'none'}{more}"
 
@@ -368,15 +328,8 @@ def _installed_line(kind: str) -> str:
 # -- fit with the core -----------------------------------------------------------------------
 
 _REQUIREMENT = r"([\w.-]+)\s*(?:\[[^]]*])?\s*\(?([^;)]*)\)?\s*"
-_CLAUSE = r"\s*(~=|==|!=|<=|>=|<|>)\s*([0-9]+(?:\.[0-9]+)*)(\.\*)?\s*"
-_COMPARE: dict[str, Callable[[list[int], list[int]], bool]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<=": operator.le,
-    ">=": operator.ge,
-    "<": operator.lt,
-    ">": operator.gt,
-}
+_CLAUSE = r"\s*(~=|[=!]=|[<>]=?)\s*([0-9]+(?:\.[0-9]+)*)(\.\*)?\s*"
+_COMPARE = {"==": eq, "!=": ne, "<=": le, ">=": ge, "<": lt, ">": gt}
 
 
 def _misfit(requires: Iterable[str], version: str) -> str:
@@ -395,18 +348,17 @@ def _misfit(requires: Iterable[str], version: str) -> str:
 
 
 def _numbers(version: str) -> list[int]:
-    match = re.match(r"\d+(?:\.\d+)*", version, re.ASCII)
-    return [int(number) for number in match[0].split(".")] if match else []
+    """Long enough to be compared with others: 1.2 is 1.2.0.0."""
+    match = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
+    return [*map(int, match[0].split(".")), *[0] * 9][:9] if match else []
 
 
 def _admits(clause: str, release: list[int]) -> bool:
     match = re.fullmatch(_CLAUSE, clause)
     if match is None:
         return True
-    sign, bound, wild = match[1], _numbers(match[2]), bool(match[3])
+    sign, bound, parts = match[1], _numbers(match[2]), match[2].count(".") + 1
     if sign == "~=":
-        prefix = ".".join(match[2].split(".")[:-1])
-        return _admits(f">={match[2]}", release) and _admits(f"=={prefix}.*", release)
-    width = len(bound) if wild else max(len(bound), len(release))
-    padded = [numbers + [0] * (width - len(numbers)) for numbers in (release, bound)]
-    return _COMPARE[sign](padded[0][:width], padded[1])
+        return release >= bound and release[: parts - 1] == bound[: parts - 1]
+    width = parts if match[3] else None
+    return bool(_COMPARE[sign](release[:width], bound[:width]))

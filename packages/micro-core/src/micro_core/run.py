@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .errors import BackendError, OptionError, SettingsError
 from .logs import configure, log, started_line
@@ -18,14 +18,7 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-IDENTITY = (
-    "server_name",
-    "server_id",
-    "server_version",
-    "server_address",
-    "server_advertise",
-    "server_metadata",
-)
+IDENTITY = ("name", "id", "version", "address", "advertise", "metadata")
 
 
 def run(*services: Service, argv: Sequence[str] | None = None) -> None:
@@ -60,7 +53,7 @@ def _run(services: Sequence[Service], argv: Sequence[str]) -> int:
 
 def _refuse_identity(settings: Settings) -> None:
     for name in IDENTITY:
-        if source := settings.source(name):
+        if source := settings.source(f"server_{name}"):
             raise OptionError(f"{source} is for one service, and this process runs several")
 
 
@@ -82,7 +75,7 @@ def _help(services: Sequence[Service], settings: Settings) -> str:
 
 
 def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    choice = settings.core("loop", None, "auto")
+    choice = settings.core("loop")
     if choice == "asyncio":
         return None
     try:
@@ -95,10 +88,12 @@ def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]
 
 
 async def _main(services: Sequence[Service], settings: Settings) -> int:
-    stop = _Signals()
+    loop, signals = asyncio.get_running_loop(), asyncio.Queue[int]()
+    for number in SIGNALS:
+        loop.add_signal_handler(number, signals.put_nowait, number)
     started: list[Service] = []
     starting = asyncio.create_task(_start(services, settings, started))
-    stopping = asyncio.create_task(stop.first.wait())
+    stopping = asyncio.create_task(signals.get())
     try:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         starting.cancel()
@@ -109,10 +104,11 @@ async def _main(services: Sequence[Service], settings: Settings) -> int:
     finally:
         starting.cancel()
         stopping.cancel()
-        await _stop(started, stop)
-        stop.forget()
-    if stop.second.is_set():
-        _exit_now(128 + stop.number)
+        second = await _stop(started, signals)
+        for number in SIGNALS:  # from now on a signal ends the process
+            loop.remove_signal_handler(number)
+    if second:
+        _exit_now(128 + second)
     return 0
 
 
@@ -123,20 +119,25 @@ async def _start(services: Sequence[Service], settings: Settings, started: list[
         log.info(started_line(service))
 
 
-async def _stop(services: Sequence[Service], stop: _Signals) -> None:
-    """Stop all side by side; a second signal cuts it short."""
+async def _stop(services: Sequence[Service], signals: asyncio.Queue[int]) -> int:
+    """Stop all side by side. A second signal cuts it short and is returned."""
     names = [service.running.info.name for service in services]
     stopping = [asyncio.create_task(service.stop()) for service in services]
-    hurry = asyncio.create_task(_hurry(stop, stopping))
-    results = await asyncio.gather(*stopping, return_exceptions=True)
-    hurry.cancel()
-    if stop.second.is_set():
-        return
-    for error in results:
-        if error is not None:
-            raise error
+    stopped = asyncio.gather(*stopping, return_exceptions=True)
+    second = asyncio.create_task(signals.get())
+    first: set[asyncio.Future[Any]] = {stopped, second}
+    await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+    for task in stopping if second.done() else ():
+        task.cancel()
+    results = await stopped
+    if second.done():
+        return second.result()
+    second.cancel()
+    for error in filter(None, results):
+        raise error
     for name in names:
         log.info("%s stopped", name)
+    return 0
 
 
 def _exit_now(code: int) -> NoReturn:
@@ -144,30 +145,3 @@ def _exit_now(code: int) -> NoReturn:
     logging.shutdown()
     sys.stdout.flush()
     os._exit(code)
-
-
-async def _hurry(stop: _Signals, stopping: Sequence[asyncio.Task[None]]) -> None:
-    await stop.second.wait()
-    for task in stopping:
-        task.cancel()
-
-
-class _Signals:
-    """The first signal asks for a stop, the second for haste."""
-
-    def __init__(self) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-        self.number = 0
-        loop = asyncio.get_running_loop()
-        for number in SIGNALS:
-            loop.add_signal_handler(number, self._arrived, number)
-
-    def forget(self) -> None:
-        """From now on a signal ends the process."""
-        for number in SIGNALS:
-            asyncio.get_running_loop().remove_signal_handler(number)
-
-    def _arrived(self, number: int) -> None:
-        self.number = number
-        (self.second if self.first.is_set() else self.first).set()

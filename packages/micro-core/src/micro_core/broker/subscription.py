@@ -10,10 +10,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..backoff import Backoff
-from ..clock import now
 from ..context import detached
 from ..errors import BackendUnavailable, InternalError
 from ..message import Message
+from ..timing import now
 from .buffer import Buffer
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar, cast
 
 from ..deadlines import Deadline
@@ -18,24 +18,12 @@ from ..wrapper.base import WrappedRequest, Wrapper, wrapped
 from .base import RpcClient, RpcRequest, RpcResponse, RpcStream
 from .budget import RetryBudget
 from .ejection import Ejection, Nodes
-from .options import CallOptions, Filter
+from .options import CallOptions, Filter, Limits
 from .protocols import Protocols, no_nodes
 
 T = TypeVar("T")
 Operation = Callable[[RpcClient, Node, RpcRequest], Awaitable[T]]
 _NOT_HERE = frozenset({404, 429, 503})
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The options ``client_*`` of these names."""
-
-    retries: int
-    retry_budget: float
-    retry_floor: float
-    ejection_failures: int
-    ejection_time: float
-    ejection_max: float
 
 
 class Attempts:
@@ -62,9 +50,7 @@ class Attempts:
         self._wrappers = wrappers
         self._budget = RetryBudget(limits.retry_budget, limits.retry_floor)
         self._loop = asyncio.get_running_loop()
-        self.ejection = Ejection(
-            limits.ejection_failures, limits.ejection_time, limits.ejection_max
-        )
+        self.ejection = Ejection(limits)
 
     async def run(
         self, request: RpcRequest, chosen: CallOptions, limit: Deadline, operation: Operation[T]
@@ -81,7 +67,7 @@ class Attempts:
             try:
                 return await self._attempt(node, request, limit, operation)
             except MicroError as error:
-                again = self._again(error, request, chosen, filter, tried)
+                again = self._again(error, request, chosen, tried)
                 if again is None:
                     raise
             node = again
@@ -94,16 +80,13 @@ class Attempts:
 
     async def _find(self, service: str, filter: Filter | None, wait: bool) -> Nodes:
         view = self._cache.get(service) or await self._cache.load(service)
-        while True:
-            nodes = self._of(view, filter)
-            if nodes:
-                return nodes
+        while not (nodes := self._of(view, filter)):
+            if not wait and not view.known:
+                raise ServiceNotFound(f"no service {service} in the registry")
             if not wait:
-                break
+                raise no_nodes(service, view.services, filter)
             await view.changed()
-        if not view.known:
-            raise ServiceNotFound(f"no service {service} in the registry")
-        raise no_nodes(service, view.services, filter)
+        return nodes
 
     def _known(self, service: str, filter: Filter | None) -> Nodes:
         view = self._cache.get(service)
@@ -118,12 +101,7 @@ class Attempts:
     # -- attempts ----------------------------------------------------------------------------
 
     def _again(
-        self,
-        error: MicroError,
-        request: RpcRequest,
-        chosen: CallOptions,
-        filter: Filter | None,
-        tried: set[str],
+        self, error: MicroError, request: RpcRequest, chosen: CallOptions, tried: set[str]
     ) -> Node | None:
         """The node for another attempt, if there may be one."""
         unseen = error.happened == "no" and error.code in _NOT_HERE
@@ -131,7 +109,7 @@ class Attempts:
         harmless = harmless and request.attempt <= self._allowed(request, chosen)
         if not harmless and not (unseen and request.attempt == 1):
             return None
-        nodes = self._known(request.service, filter)
+        nodes = self._known(request.service, Filter.of(chosen))
         others = tuple(node for node in nodes if node.id not in tried)
         others = others or (nodes if harmless else ())
         if not others or not self._budget.take():
@@ -181,18 +159,12 @@ class Attempts:
         self, rpc: RpcClient, node: Node, request: RpcRequest, operation: Operation[T]
     ) -> T:
         async def last(outer: WrappedRequest) -> T:
-            return await operation(
-                rpc, node, replace(outer.value, header=checked_header(outer.header))
-            )
+            header = checked_header(outer.header)
+            return await operation(rpc, node, replace(outer.value, header=header))
 
-        outer = WrappedRequest(
-            "attempt",
-            request.service,
-            request.endpoint,
-            request,
-            dict(request.header),
-            operation is opening,
-        )
+        service, name, header = request.service, request.endpoint, dict(request.header)
+        stream = operation is opening
+        outer = WrappedRequest("attempt", service, name, request, header, stream)
         return cast(T, await wrapped(self._wrappers, last)(outer))
 
 

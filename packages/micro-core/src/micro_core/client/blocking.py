@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
 from ..errors import BackendUnavailable, SocketClosed, WrongLoop
-from .options import CallOptions
+from .options import CallOptions, Reply
 
 if TYPE_CHECKING:
-    from ..broker.base import PublishOptions
     from .client import Client
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -30,60 +31,18 @@ class Blocking:
         self._client = client
         self._home: tuple[asyncio.AbstractEventLoop, int] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-
-    @overload
-    def call(
-        self,
-        service: str,
-        endpoint: str,
-        request: object,
-        response: type[T],
-        **options: Unpack[CallOptions],
-    ) -> T: ...
-
-    @overload
-    def call(
-        self,
-        service: str,
-        endpoint: str,
-        request: object = None,
-        response: None = None,
-        **options: Unpack[CallOptions],
-    ) -> Any: ...
+        self.publish = self._waiting(client.publish)
 
     def call(
         self,
         service: str,
         endpoint: str,
         request: object = None,
-        response: type[Any] | None = None,
+        response: type[Reply] | None = None,
         **options: Unpack[CallOptions],
-    ) -> Any:
+    ) -> Reply:
         """See :meth:`Client.call`."""
-        client = self._client
-        return self._wait(lambda: client.call(service, endpoint, request, response, **options))
-
-    def publish(
-        self,
-        topic: str,
-        message: object,
-        *,
-        key: str | None = None,
-        options: PublishOptions | None = None,
-        metadata: Mapping[str, str] | None = None,
-        content_type: str | None = None,
-    ) -> None:
-        """See :meth:`Client.publish`."""
-        self._wait(
-            lambda: self._client.publish(
-                topic,
-                message,
-                key=key,
-                options=options,
-                metadata=metadata,
-                content_type=content_type,
-            )
-        )
+        return self._waiting(self._client.call)(service, endpoint, request, response, **options)
 
     # -- what the client calls ---------------------------------------------------------------
 
@@ -100,18 +59,19 @@ class Blocking:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _wait(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        if self._home is None:
-            raise BackendUnavailable("the client is not open: open it in the loop of its calls")
-        loop, thread = self._home
-        if thread == threading.get_ident():
-            raise WrongLoop("client.blocking in the loop's own thread: use 'await client...' there")
-        coroutine = self._owned(work)
+    def _waiting(self, method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+        @functools.wraps(method)
+        def run(*args: P.args, **kwargs: P.kwargs) -> T:
+            return self._wait(self._owned(functools.partial(method, *args, **kwargs)))
+
+        return run
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         try:
-            future = asyncio.run_coroutine_threadsafe(coroutine, loop)
-        except RuntimeError as error:
-            coroutine.close()
-            raise BackendUnavailable("the loop that the client was opened in is closed") from error
+            future = asyncio.run_coroutine_threadsafe(work, self._loop())
+        except BaseException:
+            work.close()
+            raise
         try:
             return future.result()
         except CancelledError as error:
@@ -120,11 +80,17 @@ class Blocking:
             future.cancel()
             raise
 
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        if self._home is None or self._home[0].is_closed():
+            raise BackendUnavailable("the client is not open: open it in the loop of its calls")
+        loop, thread = self._home
+        if thread == threading.get_ident():
+            raise WrongLoop("client.blocking in the loop's own thread: use 'await client...' there")
+        return loop
+
     async def _owned(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101  # a coroutine runs in one
-        self._tasks.add(task)
-        try:
-            return await work()
-        finally:
-            self._tasks.discard(task)
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await work()

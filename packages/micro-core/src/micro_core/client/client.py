@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, cast
 
 from ..context import TRACE_KEYS, maybe_current
 from ..deadlines import Deadline, Deadlines
 from ..errors import BackendUnavailable
 from ..message import Header, Message, checked_header
 from ..registry.cache import RegistryCache
-from ..wrapper.base import WrappedRequest, Wrapper, wrapped
+from ..timing import finished
+from ..wrapper.base import Kind, WrappedRequest, Wrapper, wrapped
 from .attempts import Attempts, calling, opening
 from .base import RpcRequest
 from .blocking import Blocking
-from .deadline import UNSET, Unset, deadline_for
+from .deadline import deadline_for
 from .health import ClientHealth
-from .options import CallOptions, with_surrounding
+from .options import CallOptions, Reply, chosen_options
 from .protocols import Protocols
 from .stream import Stream
 
@@ -61,7 +61,7 @@ class Client:
         client: RpcClient | str | None = None,
         selector: Selector | str | None = None,
         codec: Codec | str | None = None,
-        timeout: float | Unset | None = UNSET,
+        timeout: float | Literal["default"] | None = "default",
         wrappers: Sequence[Wrapper] = (),
         attempt_wrappers: Sequence[Wrapper] = (),
     ) -> None:
@@ -84,6 +84,7 @@ class Client:
         self._attempts: Attempts
         self._broker_open = False
         self._deadlines = Deadlines()
+        self._closing = AsyncExitStack()
 
     # -- lifecycle ---------------------------------------------------------------------------
 
@@ -96,116 +97,73 @@ class Client:
             from ..settings import Settings
 
             parts = compose(Settings.read(None, os.environ), self._code)
-        await parts.registry.acquire(self)
-        try:
-            await parts.transport.acquire(self)
-        except BaseException:
-            await parts.registry.release(self)
-            raise
-        self._protocols = Protocols(parts.rpc_client)
-        self._cache = RegistryCache(parts.registry, on_withdrawn=self._withdrawn)
-        self._attempts = Attempts(
-            self._cache, self._protocols, parts.selector, parts.limits, self._attempt_wrappers
-        )
+        async with AsyncExitStack() as opened:
+            for component in (parts.registry, parts.transport):
+                await component.acquire(self)
+                opened.push_async_callback(component.release, self)
+            self._protocols = Protocols(parts.rpc_client)
+            self._cache = RegistryCache(parts.registry, on_withdrawn=self._withdrawn)
+            self._attempts = Attempts(
+                self._cache, self._protocols, parts.selector, parts.limits, self._attempt_wrappers
+            )
+            opened.push_async_callback(self._release_broker, parts.broker)
+            opened.callback(self._deadlines.close)
+            opened.push_async_callback(self._protocols.close)
+            opened.push_async_callback(self._cache.close)
+            opened.push_async_callback(self.blocking.close)
+            self._closing = opened.pop_all()
         self._parts = parts
         self.blocking.open()
 
     async def close(self) -> None:
-        """End all connections; bounded and idempotent."""
-        parts, self._parts = self._parts, None
-        if parts is None:
-            return
-        await self.blocking.close()
-        await self._cache.close()
-        await self._protocols.close()
-        self._deadlines.close()
+        """End all connections; bounded and idempotent, and not cut short by a cancellation."""
+        self._parts = None
+        await finished(self._closing.aclose())
+
+    async def _release_broker(self, broker: Broker) -> None:
         if self._broker_open:
             self._broker_open = False
-            await parts.broker.release(self)
-        await parts.transport.release(self)
-        await parts.registry.release(self)
+            await broker.release(self)
 
     async def __aenter__(self) -> Self:
         await self.open()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     # -- calls -------------------------------------------------------------------------------
 
-    @overload
-    async def call(
-        self,
-        service: str,
-        endpoint: str,
-        request: object,
-        response: type[T],
-        **options: Unpack[CallOptions],
-    ) -> T: ...
-
-    @overload
     async def call(
         self,
         service: str,
         endpoint: str,
         request: object = None,
-        response: None = None,
+        response: type[Reply] | None = None,
         **options: Unpack[CallOptions],
-    ) -> Any: ...
-
-    async def call(
-        self,
-        service: str,
-        endpoint: str,
-        request: object = None,
-        response: type[Any] | None = None,
-        **options: Unpack[CallOptions],
-    ) -> Any:
+    ) -> Reply:
         """One request, one reply; without ``response`` a plain value. See :class:`CallOptions`.
 
         Raises the handler's MicroError whole; ServiceNotFound, NoNodes, BackendError,
         DeadlineExceeded, SocketClosed and CodecError of its own.
         """
-        chosen = with_surrounding(options)
-        outgoing = self._outgoing(service, endpoint, request, chosen, self._opened().timeout)
-        type_ = Any if response is None else response
-        with self._deadlines.until(outgoing.deadline) as limit:
-            if not self._wrappers:
-                return await self._call(outgoing, chosen, limit, request, type_)
-            return await self._wrap(
-                WrappedRequest("call", service, endpoint, request, outgoing.header),
-                lambda value, header: self._call(
-                    replace(outgoing, header=header), chosen, limit, value, type_
-                ),
-            )
 
-    @overload
-    def stream(
-        self,
-        service: str,
-        endpoint: str,
-        request: object = None,
-        *,
-        response: type[T],
-        **options: Unpack[CallOptions],
-    ) -> Stream[T]: ...
+        async def send(value: Any, header: Header) -> Any:
+            content_type = chosen.get("content_type") or codecs.content_type_for(value)
+            body = codecs.encode(content_type, value)
+            outgoing = RpcRequest(service, endpoint, content_type, body, header, deadline)
+            reply = await self._attempts.run(outgoing, chosen, limit, calling)
+            type_ = Any if response is None else response
+            return codecs.decode(reply.content_type or content_type, type_, reply.body)
 
-    @overload
-    def stream(
-        self,
-        service: str,
-        endpoint: str,
-        request: object = None,
-        *,
-        response: None = None,
-        **options: Unpack[CallOptions],
-    ) -> Stream[Any]: ...
+        parts = self._opened()
+        codecs = parts.codecs
+        chosen = chosen_options(options)
+        deadline = deadline_for(chosen.get("timeout", parts.timeout))
+        header = self._metadata(chosen.get("metadata"))
+        with self._deadlines.until(deadline) as limit:
+            reply: Reply = await self._through("call", service, endpoint, request, header, send)
+        return reply
 
     def stream(
         self,
@@ -213,34 +171,29 @@ class Client:
         endpoint: str,
         request: object = None,
         *,
-        response: type[Any] | None = None,
+        response: type[Reply] | None = None,
         **options: Unpack[CallOptions],
-    ) -> Stream[Any]:
+    ) -> Stream[Reply]:
         """A stream to one node; ``request``, if given, is its first message.
 
         See :class:`CallOptions`; only the opening is ever repeated.
         """
-        chosen = with_surrounding(options)
-        outgoing = self._outgoing(service, endpoint, request, chosen, None)
 
         def begin(stream: Stream[Any], limit: Deadline) -> Awaitable[Any]:
-            def open_(value: Any, header: Header) -> Awaitable[Any]:
-                return self._open(stream, replace(outgoing, header=header), chosen, limit, value)
+            async def open_(value: Any, header: Header) -> Any:
+                outgoing = RpcRequest(service, endpoint, content_type, b"", header, deadline)
+                opened = await self._attempts.run(outgoing, chosen, limit, opening)
+                return await stream.start(opened, value)
 
-            if not self._wrappers:
-                return open_(request, outgoing.header)
-            return self._wrap(
-                WrappedRequest("call", service, endpoint, request, outgoing.header, True), open_
-            )
+            return self._through("call", service, endpoint, request, header, open_, stream=True)
 
-        return Stream(
-            begin,
-            self._opened().codecs,
-            outgoing.content_type,
-            Any if response is None else response,
-            self._deadlines,
-            outgoing.deadline,
-        )
+        codecs = self._opened().codecs
+        chosen = chosen_options(options)
+        deadline = deadline_for(chosen.get("timeout"))
+        header = self._metadata(chosen.get("metadata"))
+        content_type = chosen.get("content_type") or codecs.content_type_for(request)
+        type_ = Any if response is None else response
+        return Stream(begin, codecs, content_type, type_, self._deadlines, deadline)
 
     def stub(
         self,
@@ -256,9 +209,10 @@ class Client:
         made as the server makes them; the Type is ``name``, else the class's name without ``Api``
         at its end: ``SayApi.hello`` is ``Say.Hello``. ``async def hello(self, request: X) -> Y``
         is a call. ``AsyncIterator[X]`` for the request, or the response, or both is a stream; one
-        that responds with an iterator is a ``def`` without ``async``, and left early with
-        ``contextlib.aclosing``. ``options`` are those of every call and, with ``options(...)``
-        around it, set for one. Raises TypeError naming a method that cannot be called so.
+        that responds with many is a ``def`` without ``async``, and to be left early through
+        ``contextlib.aclosing`` it says ``AsyncGenerator[Y, None]``. ``options`` are those of
+        every call; ``with options(...)`` around one sets that one's. Raises TypeError naming a
+        method that cannot be called so.
         """
         from .stub import make_stub
 
@@ -277,24 +231,20 @@ class Client:
         """Returns once the broker has confirmed; see :meth:`Broker.publish` for its errors."""
 
         async def send(value: Any, header: Header) -> None:
-            codecs = parts.codecs
-            header["Content-Type"] = chosen = content_type or codecs.content_type_for(value)
-            header["Micro-Topic"] = topic
+            chosen = content_type or codecs.content_type_for(value)
+            header.update({"Content-Type": chosen, "Micro-Topic": topic})
             header["Micro-Id"] = os.urandom(16).hex()
             outgoing = Message(header, codecs.encode(chosen, value))
-            await parts.broker.publish(
-                topic, outgoing, key=key.encode() if key else None, options=options
-            )
+            bytes_key = key.encode() if key else None
+            await parts.broker.publish(topic, outgoing, key=bytes_key, options=options)
 
         parts = self._opened()
+        codecs = parts.codecs
         if not self._broker_open:
             await parts.broker.acquire(self)
             self._broker_open = True
         header = self._metadata(metadata)
-        if self._wrappers:
-            await self._wrap(WrappedRequest("publish", self.name, topic, message, header), send)
-        else:
-            await send(message, header)
+        await self._through("publish", self.name, topic, message, header, send)
 
     def health(self) -> ClientHealth:
         """How its components are, and how old what it knows of each service is."""
@@ -317,56 +267,26 @@ class Client:
         self._protocols.forget(node)
         self._attempts.ejection.forget(node)
 
-    def _outgoing(
+    def _through(
         self,
+        kind: Kind,
         service: str,
-        endpoint: str,
+        name: str,
         value: object,
-        chosen: CallOptions,
-        timeout: float | None,
-    ) -> RpcRequest:
-        content_type = chosen.get("content_type")
-        return RpcRequest(
-            service,
-            endpoint,
-            content_type or self._opened().codecs.content_type_for(value),
-            header=self._metadata(chosen.get("metadata")),
-            deadline=deadline_for(chosen.get("timeout", timeout)),
-        )
-
-    def _wrap(
-        self, request: WrappedRequest, last: Callable[[Any, Header], Awaitable[Any]]
+        header: Header,
+        last: Callable[[Any, Header], Awaitable[Any]],
+        *,
+        stream: bool = False,
     ) -> Awaitable[Any]:
         """``last`` inside the wrappers, with the value and the header that they leave."""
+        if not self._wrappers:
+            return last(value, header)
 
         async def innermost(inner: WrappedRequest) -> Any:
             return await last(inner.value, checked_header(inner.header))
 
+        request = WrappedRequest(kind, service, name, value, header, stream)
         return wrapped(self._wrappers, innermost)(request)
-
-    async def _call(
-        self,
-        outgoing: RpcRequest,
-        chosen: CallOptions,
-        limit: Deadline,
-        value: object,
-        type_: Any,
-    ) -> Any:
-        codecs = self._opened().codecs
-        outgoing.body = codecs.encode(outgoing.content_type, value)
-        reply = await self._attempts.run(outgoing, chosen, limit, calling)
-        return codecs.decode(reply.content_type or outgoing.content_type, type_, reply.body)
-
-    async def _open(
-        self,
-        stream: Stream[Any],
-        outgoing: RpcRequest,
-        chosen: CallOptions,
-        limit: Deadline,
-        first: object,
-    ) -> Stream[Any]:
-        opened = await self._attempts.run(outgoing, chosen, limit, opening)
-        return await stream.start(opened, first)
 
     def _metadata(self, metadata: Mapping[str, str] | None) -> Header:
         """What the caller gave, over what is passed on of the call being handled."""

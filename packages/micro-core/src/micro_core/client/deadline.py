@@ -3,18 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from enum import Enum
 
 from ..context import maybe_current
-
-
-class Unset(Enum):
-    """Tells a parameter that was left out from ``None``."""
-
-    UNSET = "unset"
-
-
-UNSET = Unset.UNSET
 
 
 def deadline_for(timeout: float | None) -> float | None:

@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 
 from ..registry.records import Node
+from .options import Limits
 
 log = logging.getLogger("micro.client")
 Nodes = tuple[Node, ...]
@@ -23,17 +24,15 @@ class _Record:
 
 
 class Ejection:
-    """Ejects a node after ``failures`` in a row; the nth ejection takes n times ``seconds``.
+    """Ejects a node that fails several times in a row; the nth time for n times as long.
 
     A node that comes back is on probation: its next failure ejects it again, its next success
     is the end of it. If all nodes of a set are ejected, all are used, and one that then succeeds
     is back at once. An attempt that began before the ejection says nothing new.
     """
 
-    def __init__(self, failures: int, seconds: float, most: float) -> None:
-        self._failures = failures
-        self._seconds = seconds
-        self._most = most
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._records: dict[Key, _Record] = {}
         self._until: dict[Key, float] = {}
         self._next_return = _NEVER
@@ -65,15 +64,13 @@ class Ejection:
         """An attempt that began at ``begin`` on the loop's clock found the node in order."""
         if not self._records:
             return
-        key = (node.id, node.address)
-        record = self._records.get(key)
+        record = self._records.get((node.id, node.address))
         if record is not None and begin >= record.since:
-            del self._records[key]
-            if key in self._until:
-                self._set({k: until for k, until in self._until.items() if k != key})
+            self.forget(node)
 
     def failed(self, node: Node, begin: float) -> None:
-        if not self._failures:
+        limits = self._limits
+        if not limits.ejection_failures:
             return
         key = (node.id, node.address)
         record = self._records.setdefault(key, _Record())
@@ -81,16 +78,16 @@ class Ejection:
         if begin < record.since or self._until.get(key, 0.0) > now:
             return
         record.failures += 1
-        if record.failures < self._failures and not record.ejections:
+        if record.failures < limits.ejection_failures and not record.ejections:
             return
         record.ejections += 1
         record.since = now
-        seconds = min(self._seconds * record.ejections, self._most)
+        seconds = min(limits.ejection_time * record.ejections, limits.ejection_max)
         log.warning("node %s is ejected for %g s", node.id, seconds)
         self._set({**self._until, key: now + seconds})
 
     def forget(self, node: Node) -> None:
-        """The registry withdrew it: should it come back, it begins anew."""
+        """It begins anew: it is in order, or was withdrawn from the registry."""
         key = (node.id, node.address)
         self._records.pop(key, None)
         if key in self._until:

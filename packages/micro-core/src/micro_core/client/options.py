@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple, TypedDict, Unpack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
 
 from ..registry.records import Node, ServiceInfo
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    Reply = TypeVar("Reply", default=Any)
+else:
+    from typing import TypeVar
+
+    Reply = TypeVar("Reply")
 
 
 class CallOptions(TypedDict, total=False):
@@ -33,7 +43,9 @@ class CallOptions(TypedDict, total=False):
     wait: bool
 
 
-_around: ContextVar[CallOptions | None] = ContextVar("micro_options", default=None)
+_NAMES = frozenset(CallOptions.__annotations__)
+_NONE: CallOptions = {}
+around: ContextVar[CallOptions] = ContextVar("micro_options", default=_NONE)
 
 
 @contextmanager
@@ -43,29 +55,39 @@ def options(**given: Unpack[CallOptions]) -> Generator[None, None, None]:
     An argument of the call itself wins, and this wins over what a stub was made with; metadata
     is merged by name. Calls of the handlers that are called do not inherit it.
     """
-    token = _around.set(with_surrounding(given))
+    token = around.set(chosen_options(given))
     try:
         yield
     finally:
-        _around.reset(token)
+        around.reset(token)
 
 
-def with_surrounding(given: CallOptions) -> CallOptions:
-    around = _around.get()
-    return given if around is None else joined(around, given)
-
-
-def surrounded(base: CallOptions) -> CallOptions:
-    """``base`` where nothing around the call says otherwise."""
-    around = _around.get()
-    return base if around is None else joined(base, around)
+def chosen_options(given: CallOptions) -> CallOptions:
+    """``given`` over what surrounds the call. Raises TypeError for a name that is no option."""
+    if given and not given.keys() <= _NAMES:
+        raise TypeError(f"no option of a call: {', '.join(sorted(given.keys() - _NAMES))}")
+    return joined(around.get(), given)
 
 
 def joined(lower: CallOptions, upper: CallOptions) -> CallOptions:
+    if not lower:
+        return upper
     both: CallOptions = {**lower, **upper}
     if metadata := {**(lower.get("metadata") or {}), **(upper.get("metadata") or {})}:
         both["metadata"] = metadata
     return both
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The options ``client_*`` of these names."""
+
+    retries: int
+    retry_budget: float
+    retry_floor: float
+    ejection_failures: int
+    ejection_time: float
+    ejection_max: float
 
 
 class Filter(NamedTuple):

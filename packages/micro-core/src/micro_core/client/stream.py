@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from ..codec.set import CodecSet
@@ -47,12 +46,7 @@ class Stream(Generic[T]):
             raise
         return opened
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def start(self, stream: RpcStream, first: object | None) -> Self:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import random
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ..backoff import Backoff
@@ -58,12 +57,7 @@ class Keeper:
         self._task = asyncio.create_task(self._beat(), name=f"micro-keep {self._info.name}")
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def update(self, info: ServiceInfo) -> None:

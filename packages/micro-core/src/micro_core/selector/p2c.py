@@ -29,7 +29,8 @@ class _Load:
 class P2CSelector(Selector):
     """Power of two choices: fewer in flight times lower latency wins.
 
-    Latency is a peak EWMA: a slow answer counts at once and whole, quick ones gradually.
+    Latency is a peak EWMA: a slow answer counts at once and whole, quick ones gradually. Less
+    than twofold it is no difference. A node that is not known yet gets one attempt at a time.
 
     decay: seconds over which a slow answer is forgotten.
     """
@@ -51,7 +52,12 @@ class P2CSelector(Selector):
         second = int(self._draw() * (count - 1))
         one, other = nodes[first], nodes[second + (second >= first)]
         now = asyncio.get_running_loop().time()
-        return one if self._weight(one, now) <= self._weight(other, now) else other
+        in_flight, cost = self._load(one, now)
+        other_in_flight, other_cost = self._load(other, now)
+        if not cost < 2 * other_cost < 4 * cost:  # else the difference is chance
+            in_flight *= cost or _BLAME
+            other_in_flight *= other_cost or _BLAME
+        return one if in_flight <= other_in_flight else other
 
     def started(self, node: Node) -> None:
         load = self._loads.get(node.id)
@@ -76,10 +82,9 @@ class P2CSelector(Selector):
             return
         load.seen = now
 
-    def _weight(self, node: Node, now: float) -> float:
+    def _load(self, node: Node, now: float) -> tuple[float, float]:
+        """Attempts in flight, this one included if the cost is known, and the cost as of now."""
         load = self._loads.get(node.id)
-        if load is None:
-            return 0.0
-        if not load.cost:
-            return load.in_flight * _BLAME  # unknown: one at a time
-        return (load.in_flight + 1) * load.cost * math.exp((load.seen - now) / self._decay)
+        if load is None or not load.cost:
+            return (load.in_flight if load else 0), 0.0
+        return load.in_flight + 1, load.cost * math.exp((load.seen - now) / self._decay)
