@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import urllib.request
+import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,17 +37,28 @@ def setting(name: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def consul_address(pytestconfig: pytest.Config) -> str:
+def server_address(pytestconfig: pytest.Config) -> Callable[[str], str]:
+    """``server_address("redis")`` is the ``host:port`` of a server that no test breaks."""
+
+    def find(name: str) -> str:
+        variable = f"MICRO_TEST_{name.upper()}"
+        address = setting(variable)
+        if not address:
+            missing(pytestconfig, f"no {name}: run backends/up, or set {variable}=host:port")
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError as error:
+            missing(pytestconfig, f"{name} at {address} does not answer: {error}")
+        return address
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def consul_address(server_address: Callable[[str], str]) -> str:
     """A Consul agent that no test breaks."""
-    address = setting("MICRO_TEST_CONSUL")
-    if not address:
-        missing(pytestconfig, "no Consul: run backends/up, or set MICRO_TEST_CONSUL=host:port")
-    try:
-        with urllib.request.urlopen(f"http://{address}/v1/status/leader", timeout=5) as answer:
-            assert answer.read().strip() not in (b"", b'""'), f"Consul at {address} has no leader"
-    except OSError as error:
-        missing(pytestconfig, f"Consul at {address} does not answer: {error}")
-    return address
+    return server_address("consul")
 
 
 @pytest.fixture(scope="session")

@@ -159,6 +159,11 @@ class ComposeBackend(Backend):
             raise BackendFailure(f"{self._service} has no address before it is up: use async with")
         return self._address
 
+    @property
+    def ports(self) -> Mapping[str, str]:
+        """The port of each variable ``MICRO_PORT_…``, for a server with more than one."""
+        return self._ports
+
     async def __aenter__(self) -> Self:
         self._ports = _free_ports(_port_variables(self._files))
         try:
