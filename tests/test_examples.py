@@ -97,3 +97,9 @@ def test_the_demo_says_when_it_does_not_work(tmp_path: Path) -> None:
     assert result.code == 1
     assert "no registry 'zebra' is installed" in result.out
     assert "It did not work" in result.out
+
+
+def test_the_example_of_tests_passes(tmp_path: Path) -> None:
+    file = str(EXAMPLES / "test_greeter.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file]
+    assert "4 passed" in finish(command, environment(tmp_path), tmp_path).ended_well().out

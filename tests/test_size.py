@@ -23,7 +23,7 @@ LAYOUT = {
     tokenize.DEDENT,
     tokenize.ENDMARKER,
 }
-WIRE = {"mucp", "registry.wire", "broker.envelope"}  # plugins of others use these as well
+WIRE = {"registry.wire", "broker.envelope"}  # plugins of others use these as well
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

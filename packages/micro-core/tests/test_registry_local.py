@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import stat
@@ -24,7 +25,7 @@ from in_loops import in_loop
 
 from micro_core.errors import BackendRefused, BackendUnavailable, MicroError
 from micro_core.registry import local as module
-from micro_core.registry.local import HEADER, LIMIT, LocalRegistry
+from micro_core.registry.local import LIMIT, LocalRegistry
 from micro_core.registry.records import Endpoint, Node, ServiceInfo
 from micro_core.registry.wire import to_json
 
@@ -87,18 +88,13 @@ def a_dead_process() -> int:
 
 def forge(directory: Path, name: str, **how: object) -> Path:
     """A file as ``LocalRegistry`` writes it, of another process or another time."""
-    stamp: dict[str, Any] = {
-        "boot": module._boot(),
-        "time": time.monotonic(),
-        "pid": os.getpid(),
-        "start": module._started(os.getpid()),
-        "ttl": 30.0,
-        **how,
-    }
-    header = module._header(module._Stamp(**stamp))
-    body = b'"service":' + to_json(info(name)).encode() + b"}\n"
+    pid = os.getpid()
+    owner: dict[str, Any] = {"boot": module._boot(), "pid": pid, "start": module._started(pid)}
+    owner |= {"ttl": 30.0, "time": time.monotonic(), **how}
+    stamp = int(owner.pop("time") * 1e9)
     path = directory / module._file_name("greeter", name)
-    path.write_bytes(header + body)
+    path.write_text(f"{json.dumps(list(owner.values()))}\n{to_json(info(name))}\n")
+    os.utime(path, ns=(stamp, stamp))
     return path
 
 
@@ -204,8 +200,8 @@ async def test_a_heartbeat_changes_the_stamp_and_nothing_else(tmp_path: Path) ->
         await asyncio.sleep(0.02)
         await registry.register(info("a"))
         assert path.stat().st_ino == before.st_ino
-        assert path.read_bytes()[:HEADER] != content[:HEADER]
-        assert path.read_bytes()[HEADER:] == content[HEADER:]
+        assert path.stat().st_mtime_ns > before.st_mtime_ns
+        assert path.read_bytes() == content
         assert tmp_path.stat().st_mtime_ns == listed
         changed = ServiceInfo("greeter", "1", info("a").nodes, [Endpoint("Say.Hello")])
         await registry.register(changed)
@@ -277,7 +273,7 @@ async def test_a_node_renewed_while_a_reader_removes_it_stays(tmp_path: Path) ->
             entry = look(path, *rest)  # type: ignore[arg-type]
             if not renewed:  # the reader has seen an old stamp, and is about to remove
                 renewed = True
-                assert owner._renew(path.name, module._stamp(30), path.read_bytes()[HEADER:])
+                assert owner._renew(path.name, path.read_bytes())
             return entry
 
         with patch.object(reader, "_read", race):
@@ -295,7 +291,7 @@ async def test_a_node_written_while_a_reader_has_taken_the_old_file_stays(tmp_pa
 
         def race(path: Path, *rest: object) -> object:
             if path.suffix == ".tmp":  # it is taken, and its owner has a heartbeat
-                assert not owner._renew("greeter@a.json", module._stamp(30), b"")
+                assert not owner._renew("greeter@a.json", b"")
                 owner._write("greeter@a.json", forge(tmp_path, "a").read_bytes())
             return look(path, *rest)  # type: ignore[arg-type]
 
@@ -311,13 +307,13 @@ async def test_a_heartbeat_into_a_file_that_was_just_removed_writes_it_anew(
 ) -> None:
     async with LocalRegistry(str(tmp_path)) as owner:
         await owner.register(info("a"))
-        write = os.pwrite
+        stamp = os.utime
 
-        def removed_first(file: int, data: bytes, offset: int) -> int:
-            (tmp_path / "greeter@a.json").unlink()
-            return write(file, data, offset)
+        def removed_first(file: int, **how: Any) -> None:
+            (tmp_path / "greeter@a.json").unlink(missing_ok=True)
+            stamp(file, **how)
 
-        with patch.object(os, "pwrite", removed_first):
+        with patch.object(os, "utime", removed_first):
             await owner.register(info("a"))
         assert await found(owner) == ["a"]
 
@@ -370,21 +366,22 @@ async def test_garbage_is_skipped_and_hides_nothing(tmp_path: Path) -> None:
     async with LocalRegistry(str(tmp_path)) as registry:
         await registry.register(info("good"))
         good = (tmp_path / "greeter@good.json").read_bytes()
-        header = good[:HEADER]
+        owner, record = good.splitlines(keepends=True)
         for number, content in enumerate(
             [
                 b"",
                 b"{}",
                 b"\xff" * 500,
-                good[: HEADER + 20],
-                header,
-                header + b'"service":[]}',
-                header + b'"service":{"name":1}}',
-                header + b'"service":' + b"[" * 100_000 + b"}",
+                good[:-20],
+                owner,
+                record,
+                owner + b"[]",
+                owner + b'{"name":1}',
+                owner + b"[" * 100_000 + b"\n",
                 b"[" * 100_000,
-                b'{"stamp":' + b"9" * 5000,
-                b'{"stamp":[1,2,3]}'.ljust(HEADER) + good[HEADER:],
-                b'{"stamp":["b",1e999,1e999,1,1]}'.ljust(HEADER) + good[HEADER:],
+                b"9" * 5000 + b"\n" + record,
+                b"[1,2,3]\n" + record,
+                b'["b",1e999,1e999,1]\n' + record,
                 good.replace(b'"greeter"', b'"another"').replace(b'"good"', b'"evil"'),
                 good + b" " * LIMIT,
             ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from types import MappingProxyType
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from micro_core.registry.records import Endpoint, Node, ServiceInfo, Value
 from micro_core.registry.wire import (
+    DEPTH,
     endpoint_from_json,
     endpoint_to_json,
     from_json,
@@ -26,6 +28,8 @@ GO = (
 )
 # what it asks other nodes of its NATS registry
 QUERY = '{"name":"go.fix","version":"","metadata":null,"endpoints":null,"nodes":null}'
+
+NESTED = '{"name":"a","endpoints":[{"name":"Say.Hello","request":%s%s}]}'
 
 INFO = ServiceInfo(
     "go.fix",
@@ -53,47 +57,50 @@ def test_what_we_write_is_what_go_writes() -> None:
     assert to_json(ServiceInfo("go.fix", "")) == QUERY
 
 
-def test_nulls_and_missing_keys_are_empty() -> None:
+def test_nulls_and_missing_optional_keys_are_empty() -> None:
     assert from_json(QUERY) == ServiceInfo("go.fix", "")
-    assert from_json('{"name": null}') == ServiceInfo("", "")
-    assert from_json('{"name":"a","version":"1","metadata":{"k":null}}').metadata == {"k": ""}
-    endpoint = endpoint_from_json('{"name":"A.B","request":null,"response":{"values":[null]}}')
+    assert from_json('{"name": "a"}') == ServiceInfo("a", "")
+    assert from_json('{"name":"a","version":null,"nodes":null}') == ServiceInfo("a", "")
+    endpoint = endpoint_from_json('{"name":"A.B","request":null,"response":{"name":""}}')
     assert endpoint == Endpoint("A.B", None, Value(""))
 
 
 def test_unknown_keys_are_ignored() -> None:
-    assert from_json('{"name":"a","version":"1","x":[1],"nodes":[{"id":"n","y":2}]}') == (
-        ServiceInfo("a", "1", [Node("n", "")])
-    )
+    text = '{"name":"a","version":"1","x":[1],"nodes":[{"id":"n","address":"","y":2}]}'
+    assert from_json(text) == ServiceInfo("a", "1", [Node("n", "")])
 
 
 @pytest.mark.parametrize(
     ("text", "path"),
     [
-        ("[]", "the record: expected an object, got list"),
-        ('{"name": 1}', "name: expected a text, got int"),
-        ('{"metadata": []}', "metadata: expected an object"),
-        ('{"metadata": {"a": {}}}', r"metadata\.a: expected a text"),
-        ('{"nodes": {}}', "nodes: expected a list"),
-        ('{"nodes": [{"id": "a"}, 3]}', r"nodes\[1\]: expected an object"),
-        ('{"nodes": [{"id": true}]}', r"nodes\[0\]\.id: expected a text"),
-        ('{"endpoints": [{"request": "x"}]}', r"endpoints\[0\]\.request: expected an object"),
+        ("[]", "Expected `object`, got `array`"),
+        ("{}", "missing required field `name`"),
+        ('{"name": 1}', r"Expected `str`, got `int` - at `\$\.name`"),
+        ('{"name": "", "metadata": []}', r"`object`.*\$\.metadata`"),
+        ('{"name": "", "metadata": {"a": {}}}', r"`str`.*\$\.metadata"),
+        ('{"name": "", "nodes": {}}', r"`array`.*\$\.nodes`"),
+        ('{"name": "", "nodes": [{"id": "a", "address": ""}, 3]}', r"`object`.*\$\.nodes\[1\]`"),
+        ('{"name": "", "nodes": [{"id": true}]}', r"`str`.*\$\.nodes\[0\]\.id`"),
+        ('{"name": "", "endpoints": [{"request": "x"}]}', r"\$\.endpoints\[0\]\.request`"),
         (
-            '{"endpoints": [{"request": {"values": [{"name": 1}]}}]}',
-            r"endpoints\[0\]\.request\.values\[0\]\.name: expected a text",
+            '{"name": "", "endpoints": [{"request": {"values": [{"name": 1}]}}]}',
+            r"`str`.*\$\.endpoints\[0\]\.request\.values\[0\]\.name`",
         ),
         ("{", "Expecting"),
         ('{"version": ' + "9" * 5000 + "}", "integer"),
         ("[" * 200_000, "too deeply"),
-        (
-            '{"endpoints":[{"request":' + '{"values":[' * 60 + "]}" * 60 + "}]}",
-            r"endpoints\[0\]\.request\.values\[0\].* is nested too deeply",
-        ),
+        (NESTED % ('{"name":"","values":[' * 60, "]}" * 60), "'Say.Hello' is nested too deeply"),
+        (NESTED % ('{"name":"","values":[' * 400, "]}" * 400), "nested too deeply"),
     ],
 )
 def test_wrong_input_names_its_path(text: str, path: str) -> None:
     with pytest.raises(ValueError, match=path):
         from_json(text)
+
+
+def test_values_may_be_nested_so_far() -> None:
+    text = NESTED % ('{"name":"","values":[' * DEPTH, "]}" * DEPTH)
+    assert from_json(text).endpoints[0].request is not None
 
 
 texts = st.text(max_size=20)
@@ -125,3 +132,8 @@ def test_every_record_survives_the_way_there_and_back(info: ServiceInfo) -> None
 def test_garbage_is_a_value_error_or_a_record(garbage: bytes | str) -> None:
     with contextlib.suppress(ValueError):
         assert isinstance(from_json(garbage), ServiceInfo)
+
+
+def test_any_mapping_is_written() -> None:
+    node = Node("a", "a:1", MappingProxyType({"k": "v"}))
+    assert from_json(to_json(ServiceInfo("n", "1", [node]))).nodes[0].metadata == {"k": "v"}

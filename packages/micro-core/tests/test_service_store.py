@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
-from micro_core import BackendUnavailable, Record, Service, Store
+from micro_core import BackendUnavailable, OptionError, Record, Service, Store
 from micro_core.plugins import registered
+from micro_core.settings import Settings
 
 
 class DictStore(Store):
@@ -77,5 +79,45 @@ def test_a_service_without_a_store_says_so() -> None:
         async with service(None) as running:
             with pytest.raises(LookupError, match="store="):
                 _ = running.store
+
+    asyncio.run(body())
+
+
+def test_the_stores_of_the_core_are_chosen_by_name_and_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def write(key: str) -> list[str]:
+        async with service("sqlite") as running:
+            await running.store.write(Record(key, b""))
+            return await running.store.list()
+
+    monkeypatch.chdir(tmp_path)
+    assert asyncio.run(write("a")) == ["a"]
+    assert (tmp_path / "micro.db").exists()
+    monkeypatch.setenv("MICRO_STORE_ADDRESS", "other name.db")
+    assert asyncio.run(write("b")) == ["b"]
+    assert (tmp_path / "other name.db").exists()
+    monkeypatch.setenv("MICRO_STORE", "memory")
+    monkeypatch.setenv("MICRO_STORE_ADDRESS", "shelf")
+    assert asyncio.run(write("c")) == ["c"]
+
+
+def test_a_store_is_chosen_by_flags(tmp_path: Path) -> None:
+    async def body() -> None:
+        path = str(tmp_path / "flag.db")
+        flags = ["--store=sqlite", f"--store_address={path}"]
+        one = service(None)
+        await one.start(Settings.read(flags, {}))
+        assert (one.store.name, one.store.address) == ("sqlite", path)
+        await one.stop()
+
+    asyncio.run(body())
+
+
+def test_two_addresses_are_refused() -> None:
+    async def body() -> None:
+        flags = ["--store=sqlite", "--store_address=a.db,b.db"]
+        with pytest.raises(OptionError, match="sqlite"):
+            await service(None).start(Settings.read(flags, {}))
 
     asyncio.run(body())

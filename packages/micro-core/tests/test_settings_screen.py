@@ -232,7 +232,7 @@ def test_a_screen_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PluginNotFound) as caught:
         plugins.load("store", "x" * 5000)
     plugins.refresh()
-    assert "480 more" in str(caught.value)
+    assert "482 more" in str(caught.value)
     for error in (caught.value, OptionError("long\n" * 100), OptionError("x" * 9999)):
         lines = screen(error).splitlines()
         assert len(lines) <= HEIGHT

@@ -2,133 +2,68 @@
 
 from __future__ import annotations
 
-from .broker.base import Broker
-from .broker.subscription import Event
-from .client.client import Client
-from .client.health import ClientHealth
-from .client.options import CallOptions, options
-from .client.stream import Stream
-from .codec.base import Codec
-from .component import Component, Health
-from .context import Call, current, detached
+from .broker.base import Broker as Broker
+from .broker.subscription import Event as Event
+from .client.client import Client as Client
+from .client.health import ClientHealth as ClientHealth
+from .client.options import CallOptions as CallOptions, options as options
+from .client.stream import Stream as Stream
+from .codec.base import Codec as Codec
+from .component import Component as Component, Health as Health
+from .context import Call as Call, current as current, detached as detached
 from .errors import (
-    BackendError,
-    BackendRefused,
-    BackendUnavailable,
-    BackendUnknown,
-    BadRequest,
-    CodecError,
-    Conflict,
-    DeadlineExceeded,
-    Draining,
-    EndpointNotFound,
-    Forbidden,
-    InternalError,
-    InvalidName,
-    MessageTooLarge,
-    MicroError,
-    NoNodes,
-    NotFound,
-    NotSupported,
-    OptionError,
-    PluginConflict,
-    PluginIncompatible,
-    PluginIncomplete,
-    PluginLoadError,
-    PluginNotFound,
-    PublishUnknown,
-    ServiceNotFound,
-    SettingsError,
-    SocketClosed,
-    StreamOverflow,
-    TooLarge,
-    TooManyRequests,
-    Unauthorized,
-    Unavailable,
-    Unroutable,
-    UnsupportedMediaType,
-    WrongLoop,
+    BackendError as BackendError,
+    BackendRefused as BackendRefused,
+    BackendUnavailable as BackendUnavailable,
+    BackendUnknown as BackendUnknown,
+    BadRequest as BadRequest,
+    CodecError as CodecError,
+    Conflict as Conflict,
+    DeadlineExceeded as DeadlineExceeded,
+    Draining as Draining,
+    EndpointNotFound as EndpointNotFound,
+    Forbidden as Forbidden,
+    InternalError as InternalError,
+    InvalidName as InvalidName,
+    MessageTooLarge as MessageTooLarge,
+    MicroError as MicroError,
+    NoNodes as NoNodes,
+    NotFound as NotFound,
+    NotSupported as NotSupported,
+    OptionError as OptionError,
+    PluginConflict as PluginConflict,
+    PluginIncompatible as PluginIncompatible,
+    PluginIncomplete as PluginIncomplete,
+    PluginLoadError as PluginLoadError,
+    PluginNotFound as PluginNotFound,
+    PublishUnknown as PublishUnknown,
+    ServiceNotFound as ServiceNotFound,
+    SettingsError as SettingsError,
+    SocketClosed as SocketClosed,
+    StreamOverflow as StreamOverflow,
+    TooLarge as TooLarge,
+    TooManyRequests as TooManyRequests,
+    Unauthorized as Unauthorized,
+    Unavailable as Unavailable,
+    Unroutable as Unroutable,
+    UnsupportedMediaType as UnsupportedMediaType,
+    WrongLoop as WrongLoop,
 )
-from .health import ServiceHealth
-from .message import Message
-from .registry.base import Registry
-from .registry.records import Endpoint, Node, RegistryEvent, ServiceInfo, Value
-from .run import run
-from .security import TLS, Secret
-from .selector.base import Selector
-from .server.endpoint import endpoint
-from .service import Service
-from .store.base import Record, Store
-from .transport.base import Transport
-from .wrapper.base import WrappedRequest, Wrapper
-
-__all__ = [
-    "TLS",
-    "BackendError",
-    "BackendRefused",
-    "BackendUnavailable",
-    "BackendUnknown",
-    "BadRequest",
-    "Broker",
-    "Call",
-    "CallOptions",
-    "Client",
-    "ClientHealth",
-    "Codec",
-    "CodecError",
-    "Component",
-    "Conflict",
-    "DeadlineExceeded",
-    "Draining",
-    "Endpoint",
-    "EndpointNotFound",
-    "Event",
-    "Forbidden",
-    "Health",
-    "InternalError",
-    "InvalidName",
-    "Message",
-    "MessageTooLarge",
-    "MicroError",
-    "NoNodes",
-    "Node",
-    "NotFound",
-    "NotSupported",
-    "OptionError",
-    "PluginConflict",
-    "PluginIncompatible",
-    "PluginIncomplete",
-    "PluginLoadError",
-    "PluginNotFound",
-    "PublishUnknown",
-    "Record",
-    "Registry",
-    "RegistryEvent",
-    "Secret",
-    "Selector",
-    "Service",
-    "ServiceHealth",
-    "ServiceInfo",
-    "ServiceNotFound",
-    "SettingsError",
-    "SocketClosed",
-    "Store",
-    "Stream",
-    "StreamOverflow",
-    "TooLarge",
-    "TooManyRequests",
-    "Transport",
-    "Unauthorized",
-    "Unavailable",
-    "Unroutable",
-    "UnsupportedMediaType",
-    "Value",
-    "WrappedRequest",
-    "Wrapper",
-    "WrongLoop",
-    "current",
-    "detached",
-    "endpoint",
-    "options",
-    "run",
-]
+from .health import ServiceHealth as ServiceHealth
+from .message import Message as Message
+from .registry.base import Registry as Registry
+from .registry.records import (
+    Endpoint as Endpoint,
+    Node as Node,
+    RegistryEvent as RegistryEvent,
+    ServiceInfo as ServiceInfo,
+    Value as Value,
+)
+from .run import run as run
+from .security import TLS as TLS, Secret as Secret
+from .selector.base import Selector as Selector
+from .server.endpoint import endpoint as endpoint
+from .service import Service as Service
+from .store.base import Record as Record, Store as Store
+from .transport.base import Transport as Transport
+from .wrapper.base import WrappedRequest as WrappedRequest, Wrapper as Wrapper

@@ -14,6 +14,8 @@ def table() -> str:
     rows = [("KIND", "NAME", "DISTRIBUTION", "CLASS", "")]
     for one in found:
         note = f"needs {one.misfit}" if one.misfit else ""
+        if one.dist == plugins.CORE and (lacks := plugins.lacking(one.kind, one.name)):
+            note = f"not available: {plugins.pip_line(lacks)}"
         if claims[one.kind, one.name] > 1:
             note = f"conflict: say {one.dist}:{one.name}"
         rows.append((one.kind, one.name, one.origin, one.value, note))

@@ -191,13 +191,10 @@ class Component(Plugin):
         return failure
 
     def _note_success(self) -> None:
-        time = now()
-        before = self._health
-        if before.state == "connected":
-            self._health = Health("connected", before.since, time, before.reconnects, before.drops)
-            return
-        again = before.reconnects + (before.state in ("lost", "degraded"))
-        self._health = Health("connected", time, time, again, before.drops)
+        before, time = self._health, now()
+        again = before.state in ("lost", "degraded")
+        since = before.since if before.state == "connected" else time
+        self._health = Health("connected", since, time, before.reconnects + again, before.drops)
 
     def _note_failure(self, error: BaseException) -> None:
         before = self._health

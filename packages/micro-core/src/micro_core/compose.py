@@ -14,7 +14,7 @@ from .codec.set import CodecSet
 from .component import Component
 from .errors import PluginNotFound
 from .message import canonical
-from .plugins import load, load_default
+from .plugins import lacking, load, load_default
 from .registry.base import Registry
 from .selector.base import Selector
 from .server.base import RpcServer
@@ -121,4 +121,5 @@ def _timeout(settings: Settings, code: Mapping[str, Any]) -> float | None:
 
 
 def _codecs() -> list[Codec]:
-    return [cast(Codec, load_default("codec", name)()) for name in ("json", "bytes")]
+    names = [name for name in ("json", "bytes", "protobuf") if not lacking("codec", name)]
+    return [cast(Codec, load_default("codec", name)()) for name in names]

@@ -96,7 +96,9 @@ class Running:
         self.info = await self._listen()
         for topic in self._service.topics:
             self.subscriptions.append(await self._subscribe(topic))
-        self._keeper = parts.registry.keep(self.info, ttl=self._ttl())
+        ttl: float = self.settings.core("register_ttl", self._service.identity.ttl)
+        interval: float | None = self.settings.core("register_interval")
+        self._keeper = parts.registry.keep(self.info, ttl=ttl, interval=interval)
         await self._keeper.__aenter__()
 
     async def _hold(self, component: Component) -> None:
@@ -104,11 +106,11 @@ class Running:
         self._held.append(component)
 
     async def _listen(self) -> ServiceInfo:
-        code, parts = self._service.identity, self.parts
+        code, parts, core = self._service.identity, self.parts, self.settings.core
         server = self._service.server
         server.codecs = parts.codecs
-        server.threads = self.settings.core("server_threads")
-        server.max_calls = self.settings.core("server_max_calls")
+        server.threads = core("server_threads")
+        server.max_calls = core("server_max_calls")
         server.name = self._own("server_name", code.name)
         server.draining = False
         parts.transport.probe = partial(probe, self)
@@ -141,12 +143,11 @@ class Running:
         """An option that names or places one service: from outside only if it runs alone."""
         return self.settings.core(name, code) if self._alone else code
 
-    def _ttl(self) -> float:
-        return float(self.settings.core("register_ttl", self._service.identity.ttl))
-
     async def _subscribe(self, topic: Topic) -> Subscription:
         broker, core = self.parts.broker, self.settings.core
-        handler = topic.plan.bind(self._service.name, self.parts.codecs)
+        handler = topic.plan.bind(
+            self._service.name, self.parts.codecs, self._service.server.wrappers
+        )
         attempts = core("subscriber_attempts", topic.attempts)
         backoff = core("subscriber_backoff"), core("subscriber_backoff_max")
         return await broker.subscribe(

@@ -30,6 +30,7 @@ _TLS_HELP = {
     "key": "its private key",
     "server_name": "name to expect in the peer's certificate, instead of the host",
     "verify": "verify the peer; off for experiments only",
+    "client_ca": "where listening: authorities, one of which must have signed a client's",
 }
 
 

@@ -45,11 +45,19 @@ BUILTIN: dict[tuple[str, str], str] = {
     ("transport", "http"): "micro_core.transport.http:HttpTransport",
     ("codec", "json"): "micro_core.codec.json:JsonCodec",
     ("codec", "bytes"): "micro_core.codec.bytes:BytesCodec",
+    ("codec", "protobuf"): "micro_core.codec.protobuf:ProtobufCodec",
+    ("store", "memory"): "micro_core.store.memory:MemoryStore",
+    ("store", "sqlite"): "micro_core.store.sqlite:SqliteStore",
     ("selector", "p2c"): "micro_core.selector.p2c:P2CSelector",
     ("selector", "random"): "micro_core.selector.random:RandomSelector",
     ("selector", "roundrobin"): "micro_core.selector.roundrobin:RoundRobinSelector",
     ("client", "mucp"): "micro_core.client.mucp:MucpClient",
     ("server", "mucp"): "micro_core.server.mucp:MucpServer",
+}
+
+# Libraries that are not required and that one of the above works with: (module, distribution).
+NEEDS: dict[tuple[str, str], tuple[str, str]] = {
+    ("codec", "protobuf"): ("google.protobuf", "protobuf"),
 }
 
 # Our plugins in other distributions, to say what is missing: (distribution, what it speaks to).
@@ -208,7 +216,22 @@ def find(kind: str, name: str) -> Installed:
     return next(iter(found.values()))
 
 
+def lacking(kind: str, name: str) -> str:
+    """The distribution without which a plugin of the core does not work, ``""`` if it does."""
+    from importlib.util import find_spec
+
+    module, dist = NEEDS.get((kind, name), ("", ""))
+    try:
+        return "" if not module or find_spec(module) else dist
+    except ImportError:  # not even its parent package
+        return dist
+
+
 def _class_of(entry: Installed) -> type[Plugin]:
+    if entry.dist == CORE and (needs := lacking(entry.kind, entry.name)):
+        raise PluginLoadError(
+            f"{entry} needs {needs}, which is not installed\nInstall it:\n{pip_line(needs)}"
+        )
     if entry.misfit:
         raise PluginIncompatible(
             f"{entry} needs {entry.misfit}, and this is {CORE} {core_version()}\n"

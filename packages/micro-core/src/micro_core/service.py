@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .settings import Settings
     from .store.base import Store
     from .transport.base import Transport
+    from .wrapper.base import Wrapper
 
 Hook = Callable[[], Awaitable[None] | None]
 H = TypeVar("H", bound=Hook)
@@ -34,7 +35,8 @@ class Service:
     Each component is an object, the name of an installed plugin, or left to flags, ``MICRO_*``
     and the defaults. ``address`` is where the server listens (``host:port``, port 0 for any free
     one), ``advertise`` what the registry is told instead. ``ttl`` is in seconds: how long the
-    registry believes in a node without hearing of it.
+    registry believes in a node without hearing of it. ``wrappers`` surround its handlers and
+    subscribers, and the calls and publishes of its client; ``attempt_wrappers`` each attempt.
 
     ``run()`` reads the flags, handles signals and returns after a clean stop;
     ``async with service:`` starts and stops without either.
@@ -58,6 +60,8 @@ class Service:
         codec: Codec | str | None = None,
         store: Store | str | None = None,
         ttl: float | None = None,
+        wrappers: Sequence[Wrapper] = (),
+        attempt_wrappers: Sequence[Wrapper] = (),
     ) -> None:
         self.identity = Identity(
             check_name(name),
@@ -78,8 +82,8 @@ class Service:
             "codec": codec,
             "store": store,
         }
-        self.server = Server(name)
-        self.client = Client(name)
+        self.server = Server(name, wrappers=wrappers)
+        self.client = Client(name, wrappers=wrappers, attempt_wrappers=attempt_wrappers)
         self.topics: list[Topic] = []
         self.hooks: dict[str, list[Hook]] = {}
         self._running: Running | None = None

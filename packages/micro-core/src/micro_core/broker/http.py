@@ -22,6 +22,7 @@ from ..optiontypes import Address
 from ..registry.base import Registry
 from ..registry.cache import RegistryCache
 from ..registry.records import Node, ServiceInfo, by_version
+from ..security import TLS
 from ..transport.http import HttpTransport
 from .base import Broker, BrokerFeatures, Deliveries, PublishOptions, SubscribeRequest
 from .envelope import encode
@@ -55,6 +56,7 @@ class HttpBroker(Broker):
     registry: where subscriptions are found; the service's own
     advertise: the address that publishers are told, if not the bound one
     max_body: most bytes of a message's body
+    tls: TLS of every connection, never without; files that are replaced count for the next one
     """
 
     name: ClassVar[str] = "http"
@@ -66,8 +68,10 @@ class HttpBroker(Broker):
         registry: Registry | None = None,
         advertise: Address | None = None,
         max_body: int = 4 * 1024 * 1024,
+        tls: TLS | None = None,
     ) -> None:
         super().__init__(*addresses)
+        self._tls = tls
         self._given = registry
         self._advertise = advertise
         self._max_body = max_body
@@ -75,7 +79,7 @@ class HttpBroker(Broker):
     async def _connect(self) -> None:
         self._registry = self._given or _local()
         wire = self._max_body * 4 // 3 + (64 << 10)  # base64, and a header in JSON
-        self._transport = HttpTransport(max_body=wire, connect_timeout=_CONNECT)
+        self._transport = HttpTransport(max_body=wire, connect_timeout=_CONNECT, tls=self._tls)
         self._cache = RegistryCache(self._registry)
         self._sender = Sender(self._transport, self.publish_timeout * 0.8, self._note_drops)
         self._receiver = Receiver(self._transport._http)
@@ -149,7 +153,8 @@ class HttpBroker(Broker):
     async def _receive(self, request: SubscribeRequest) -> Deliveries:
         if request.queue == BROADCAST:
             raise InvalidName(f"queue {BROADCAST} means no queue on the wire: take another name")
-        metadata = {"broker": "http", "secure": "false", "topic": request.topic}
+        secure = "true" if self._tls else "false"
+        metadata = {"broker": "http", "secure": secure, "topic": request.topic}
         node = Node(f"{request.topic}-{uuid.uuid4()}", await self._listen(), metadata)
         info = ServiceInfo(SERVICE, request.queue or BROADCAST, [node])
         keeper = self._registry.keep(info, ttl=_TTL)

@@ -13,11 +13,11 @@ from weakref import WeakValueDictionary
 
 from ..client.pool import SocketPool
 from ..errors import (
+    BackendRefused,
     BackendUnknown,
     InternalError,
     MicroError,
     NotFound,
-    NotSupported,
     Unavailable,
 )
 from ..message import Message
@@ -42,6 +42,7 @@ class Sender:
     ) -> None:
         self._patience = patience
         self._dropped = dropped
+        self._secure = transport.tls is not None
         self._pool = SocketPool(transport, _IN_FLIGHT, _IDLE)
         self._slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._benched: dict[str, float] = {}
@@ -90,8 +91,9 @@ class Sender:
         return None
 
     async def _exchange(self, node: Node, body: bytes) -> None:
-        if node.metadata.get("secure") == "true":
-            raise NotSupported(f"{node.address} wants TLS, which the broker http does not speak")
+        if (node.metadata.get("secure") == "true") != self._secure:
+            wants = "plain HTTP, and tls is given" if self._secure else "TLS: give the option tls"
+            raise BackendRefused(f"{node.address} wants {wants}")
         socket = await self._pool.take(node.address)
         cast(ClientSocket, socket).aim(_target(node.id))
         await socket.send(Message(_HEADER, body))

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..backoff import Backoff
-from ..errors import CodecError, InvalidName
+from ..errors import CodecError, InvalidName, UnsupportedMediaType
 from ..message import Header, Message, checked_header
 
 if TYPE_CHECKING:
     from .base import Broker, Handler
     from .subscription import Event
 
+_UNREADABLE = (CodecError, UnsupportedMediaType)
 log = logging.getLogger("micro.broker")
 
 _ERROR_LIMIT = 4096
@@ -31,10 +32,10 @@ def retrying(
     """``handler``, run up to ``attempts`` times for an event with ``backoff`` seconds between.
 
     What still fails is published to ``<topic>.dead`` and acked once that is confirmed; a failed
-    publish raises, so that the event is nacked. A CodecError is not tried again. The dead letter
-    has the header of the message and ``Micro-Error``, ``Micro-Attempts``, and in ``Micro-Topic``
-    and ``Micro-From-Topic`` the topic it came from. Without ``dead_letters`` the handler's last
-    error is raised.
+    publish raises, so that the event is nacked. What does not decode is not tried again. The dead
+    letter has the header of the message and ``Micro-Error``, ``Micro-Attempts``, and in
+    ``Micro-Topic`` and ``Micro-From-Topic`` the topic it came from. Without ``dead_letters`` the
+    handler's last error is raised.
     """
 
     async def retried(event: Event) -> None:
@@ -45,7 +46,7 @@ def retrying(
             except Exception as error:
                 if event.settled:
                     raise
-                if event.attempts >= attempts or isinstance(error, CodecError):
+                if event.attempts >= attempts or isinstance(error, _UNREADABLE):
                     if not dead_letters:
                         raise
                     return await _bury(broker, event, error)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from ..codec.set import CodecSet
 from ..context import Call, Metadata, enter, user_metadata
 from ..server.endpoint import type_hints
+from ..wrapper.base import WrappedRequest, Wrapper, enter_wrapped, wrapped
 from .subscription import Event
 
 Subscriber = Callable[..., Awaitable[None]]
+_event: ContextVar[Event] = ContextVar("micro_event")  # for what is inside the wrappers
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +27,46 @@ class SubscriberPlan:
     message_name: str | None
     event_name: str | None
 
-    def bind(self, service: str, codecs: CodecSet) -> Callable[[Event], Awaitable[None]]:
-        """A handler that decodes by the event's content type. CodecError is not for retrying."""
+    def bind(
+        self, service: str, codecs: CodecSet, wrappers: Sequence[Wrapper] = ()
+    ) -> Callable[[Event], Awaitable[None]]:
+        """A handler that decodes by the event's content type. CodecError is not for retrying.
+
+        Raises TypeError, naming the function, for a message that no codec carries.
+        """
+        try:
+            read = codecs.reader(self.message)
+        except TypeError as error:
+            raise TypeError(f"{self.function.__qualname__}: {error}") from error
+        run = wrapped(wrappers, self._last) if wrappers else None
 
         async def handle(event: Event) -> None:
             header = event.message.header
-            enter(Call(service, event.topic, Metadata(user_metadata(header))))
-            arguments: dict[str, Any] = {}
+            metadata = user_metadata(header)
+            enter(Call(service, event.topic, Metadata(metadata)))
+            value = None
             if self.message_name is not None:
                 content_type = header.get("Content-Type") or "application/json"
-                value = codecs.decode(content_type, self.message, event.message.body)
-                arguments[self.message_name] = value
-            if self.event_name is not None:
-                arguments[self.event_name] = event
-            await self.function(**arguments)
+                value = read(content_type, event.message.body)
+            if run is None:
+                await self._call(event, value)
+                return
+            _event.set(event)
+            await run(WrappedRequest("subscriber", service, event.topic, value, dict(metadata)))
 
         return handle
+
+    async def _last(self, request: WrappedRequest) -> None:
+        enter_wrapped(request)
+        await self._call(_event.get(), request.value)
+
+    async def _call(self, event: Event, value: Any) -> None:
+        arguments: dict[str, Any] = {}
+        if self.message_name is not None:
+            arguments[self.message_name] = value
+        if self.event_name is not None:
+            arguments[self.event_name] = event
+        await self.function(**arguments)
 
 
 def subscriber_plan(function: Subscriber) -> SubscriberPlan:

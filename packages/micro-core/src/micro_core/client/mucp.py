@@ -40,7 +40,7 @@ class MucpClient(RpcClient):
             await socket.send(message)
             reply = await socket.recv()
         except BaseException:
-            await socket.close()
+            await socket.abort()
             raise
         header = reply.header
         if header.get("Micro-Id", id) != id:
@@ -63,7 +63,7 @@ class MucpClient(RpcClient):
         try:
             await socket.send(Message(header))
         except BaseException:
-            await socket.close()
+            await socket.abort()
             raise
         header.pop("Timeout", None)
         return MucpStream(socket, header)
@@ -112,4 +112,4 @@ class MucpStream(RpcStream):
 
     async def close(self) -> None:
         self._finished = True
-        await self._socket.close()
+        await self._socket.abort()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import CodecError, UnsupportedMediaType
 from .base import Codec, Decoder
+from .models import is_protobuf
+
+Reader = Callable[[str, bytes], Any]
 
 
 class CodecSet:
@@ -16,25 +19,17 @@ class CodecSet:
         self._default = default
         self._by_type = {name: codec for codec in codecs for name in codec.content_types}
         self._by_type.update(dict.fromkeys(default.content_types, default))
-        self._decoders: dict[tuple[str, Any], Decoder] = {}
+        self._readers: dict[Any, Reader] = {}
+        self._chosen: dict[type, str] = {}
 
     def codec(self, content_type: str) -> Codec:
         """Parameters such as ``charset`` do not matter. Raises UnsupportedMediaType."""
-        found = self._by_type.get(content_type)
-        if found is None:
-            found = self._by_type.get(content_type.split(";")[0].strip().lower())
-        if found is None:
-            known = ", ".join(sorted(self._by_type))
-            raise UnsupportedMediaType(
-                f"content type {content_type[:100]!r}: this side has {known}", happened="no"
-            )
-        return found
+        return self._by_type[self._known(content_type)]
 
     def content_type_for(self, value: object) -> str:
         """What a call without a content type uses for this value."""
-        if isinstance(value, bytes | bytearray):
-            return "application/octet-stream"
-        return self._default.content_types[0]
+        kind = type(value)
+        return self._chosen.get(kind) or self._choose(kind)
 
     def encode(self, content_type: str, value: object) -> bytes:
         codec = self._by_type.get(content_type) or self.codec(content_type)
@@ -42,19 +37,63 @@ class CodecSet:
 
     def decode(self, content_type: str, type_: Any, body: bytes) -> Any:
         try:
-            decoder = self._decoders.get((content_type, type_))
-        except TypeError:  # an unhashable annotation
-            return self._build(content_type, type_)(body)
-        if decoder is None:
-            decoder = self._build(content_type, type_)
-            # keyed by what the peer sent, so only exact names of ours are kept
-            if content_type in self._by_type:
-                self._decoders[content_type, type_] = decoder
-        return decoder(body)
-
-    def _build(self, content_type: str, type_: Any) -> Decoder:
-        codec = self.codec(content_type)
-        try:
-            return codec.decoder(type_)
+            read = self._readers.get(type_) or self._keep(type_)
         except TypeError as error:
             raise CodecError(f"{content_type} cannot carry {type_!r}: {error}") from error
+        return read(content_type, body)
+
+    def reader(self, type_: Any) -> Reader:
+        """A function from content type and body to ``type_``; its decoders are built here.
+
+        Raises TypeError for a type that none of the codecs carries. The function itself raises
+        UnsupportedMediaType, and CodecError.
+        """
+        built, faults = self._build(type_)
+        if not built:
+            raise TypeError("; ".join(f"{name}: {fault}" for name, fault in faults.items()))
+
+        def read(content_type: str, body: bytes) -> Any:
+            decoder = built.get(content_type)
+            if decoder is None:
+                name = self._known(content_type)
+                decoder = built.get(name)
+                if decoder is None:
+                    raise CodecError(f"{name} cannot carry {type_!r}: {faults[name]}")
+            return decoder(body)
+
+        return read
+
+    def _choose(self, kind: type) -> str:
+        chosen = self._default.content_types[0]
+        if issubclass(kind, bytes | bytearray):
+            chosen = "application/octet-stream"
+        elif is_protobuf(kind):
+            chosen = "application/protobuf"
+        self._chosen[kind] = chosen
+        return chosen
+
+    def _keep(self, type_: Any) -> Reader:
+        read = self._readers[type_] = self.reader(type_)
+        return read
+
+    def _build(self, type_: Any) -> tuple[dict[str, Decoder], dict[str, TypeError]]:
+        built: dict[str, Decoder] = {}
+        faults: dict[str, TypeError] = {}
+        for name, codec in self._by_type.items():
+            try:
+                built[name] = codec.decoder(type_)
+            except TypeError as error:
+                faults[name] = error
+        return built, faults
+
+    def _known(self, content_type: str) -> str:
+        if content_type in self._by_type:
+            return content_type
+        plain = content_type.split(";")[0].strip().lower()
+        if plain in self._by_type:
+            return plain
+        raise UnsupportedMediaType(
+            f"content type {content_type[:100]!r}: this side has "
+            f"{', '.join(sorted(self._by_type))}",
+            happened="no",
+        )

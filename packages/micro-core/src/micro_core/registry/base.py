@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from ..component import Component
 from .keeper import Keeper
-from .records import RegistryEvent, ServiceInfo, by_version, check_name
+from .records import RegistryEvent, ServiceInfo, by_node, by_version, check_name
 from .watcher import Watcher
 
 Change = Sequence[ServiceInfo] | RegistryEvent
@@ -73,10 +73,13 @@ class Registry(Component):
 
         Raises BackendError when the registry cannot be asked.
         """
+        return by_version((await self.get_nodes(name)).values())
+
+    async def get_nodes(self, name: str) -> dict[str, ServiceInfo]:
+        """By node id what each node itself registered; otherwise like :meth:`get_service`."""
         self._check_home()
         check_name(name)
-        found = await self._ask(self._get_service(name), f"get {name}")
-        return by_version(info for info in found if info.nodes)
+        return by_node(await self._ask(self._get_service(name), f"get {name}"))
 
     async def list_services(self) -> list[str]:
         """The sorted names of all services with a node."""
@@ -87,10 +90,12 @@ class Registry(Component):
         """Watch one service; see :class:`Watcher`."""
         return Watcher(self, check_name(name))
 
-    def keep(self, info: ServiceInfo, *, ttl: float = 30.0) -> Keeper:
+    def keep(
+        self, info: ServiceInfo, *, ttl: float = 30.0, interval: float | None = None
+    ) -> Keeper:
         """Keep ``info`` registered as long as the returned context lasts; see :class:`Keeper`."""
         _check_record(info)
-        return Keeper(self, info, ttl)
+        return Keeper(self, info, ttl, interval)
 
     # -- what the core calls -----------------------------------------------------------------
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Hashable, Mapping
 
 from ..errors import BackendError, BackendRefused, BackendUnavailable, MicroError
+from ..timing import now
 from .base import Registry
 from .records import Node, ServiceInfo, by_version, check_name
 from .watcher import Watcher, end
@@ -75,15 +75,9 @@ class RegistryCache:
         check_name(name)
         try:
             return await self._load(name)
-        except BackendRefused as error:
-            raise BackendRefused(
-                error.detail, plugin=error.plugin, address=error.address
-            ) from error
-        except BackendError as error:
-            raise self._unavailable(name, error) from error
-        except MicroError:
-            raise
-        except Exception as error:
+        except Exception as error:  # which all who wait share
+            if isinstance(error, MicroError) and not isinstance(error, BackendError):
+                raise
             raise self._unavailable(name, error) from error
 
     async def close(self) -> None:
@@ -124,11 +118,11 @@ class RegistryCache:
             self._janitor = asyncio.create_task(self._sweep(), name="micro-registry-cache")
         return view
 
-    def _unavailable(self, name: str, why: object) -> BackendUnavailable:
+    def _unavailable(self, name: str, why: object) -> BackendError:
+        kind = BackendRefused if isinstance(why, BackendRefused) else BackendUnavailable
         registry = self.registry
-        return BackendUnavailable(
-            f"{name} cannot be looked up: {why}", plugin=registry.name, address=registry.address
-        )
+        text = f"{name} cannot be looked up: {why}"
+        return kind(text, plugin=registry.name, address=registry.address)
 
     # -- forgetting --------------------------------------------------------------------------
 
@@ -151,7 +145,7 @@ class RegistryCache:
         if doubtful:
             self._doubted.add(name)
             if error is not None and self._away_since is None:
-                self._away_since = time.monotonic()
+                self._away_since = now()
                 log.warning(
                     "registry %s is away, calls go on with the nodes known: %s",
                     self.registry.name,
@@ -160,7 +154,7 @@ class RegistryCache:
             return
         self._doubted.discard(name)
         if not self._doubted and self._away_since is not None:
-            away, self._away_since = time.monotonic() - self._away_since, None
+            away, self._away_since = now() - self._away_since, None
             log.info("registry %s is back after %.1f s", self.registry.name, away)
 
 
@@ -175,7 +169,7 @@ class ServiceView:
         self.services: tuple[ServiceInfo, ...] = ()
         self.version = 0
         self.used = True
-        self._last_use = time.monotonic()
+        self._last_use = now()
         self._waiting = 0
         self._cache = cache
         self._watcher = Watcher(cache.registry, name, self._refresh)
@@ -241,14 +235,13 @@ class ServiceView:
 
     def is_unused(self, idle: float) -> bool:
         """Whether it may be dropped: not while it is all that is left of an absent registry."""
-        now = time.monotonic()
         if self.used or self._waiting:
             self.used = False
-            self._last_use = now
+            self._last_use = now()
             return False
         if not self.known:
-            return now - self._last_use > min(idle, UNKNOWN_IDLE)
-        return now - self._last_use > idle and not self._watcher.doubtful
+            return now() - self._last_use > min(idle, UNKNOWN_IDLE)
+        return now() - self._last_use > idle and not self._watcher.doubtful
 
     def worth(self) -> tuple[bool, bool, bool, float]:
         """The least is dropped first when there are too many."""
@@ -262,20 +255,24 @@ class ServiceView:
         watcher = self._watcher
         self._cache.note_doubt(self.name, watcher.doubtful, watcher.last_error)
         held = self._ledger.held
-        self._ledger.update(watcher.nodes, watcher.doubtful, time.monotonic())
+        self._ledger.update(watcher.nodes, watcher.doubtful, now())
         if (late := self._ledger.held - held) > 0:
             log.warning("%s: %d nodes are missing after the outage, held for now", self.name, late)
         self._serve()
 
     def _release(self) -> None:
         held = self._ledger.held
-        self._ledger.expire(time.monotonic())
+        self._ledger.expire(now())
         if gone := held - self._ledger.held:
             log.warning("%s: %d nodes have not come back", self.name, gone)
         self._serve()
 
     def _serve(self) -> None:
-        self._arm()
+        if self._timer is not None:
+            self._timer.cancel()
+        delay = self._ledger.next_expiry(now())
+        loop = asyncio.get_running_loop()
+        self._timer = None if delay is None else loop.call_later(delay, self._release)
         before, after = self._serving, self._ledger.nodes
         if before == after:
             return
@@ -286,26 +283,14 @@ class ServiceView:
         self._filtered = {}
         bell, self._bell = self._bell, asyncio.Event()
         bell.set()
-        self._tell_withdrawn(before, after)
+        if tell := self._cache.on_withdrawn:
+            left = _by_address(before)
+            for address in left.keys() - _by_address(after).keys():
+                tell(left[address])
 
-    def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        delay = self._ledger.next_expiry(time.monotonic())
-        loop = asyncio.get_running_loop()
-        self._timer = None if delay is None else loop.call_later(delay, self._release)
 
-    def _tell_withdrawn(
-        self, before: Mapping[str, ServiceInfo], after: Mapping[str, ServiceInfo]
-    ) -> None:
-        tell = self._cache.on_withdrawn
-        if tell is None:
-            return
-        addresses = {node.address for info in after.values() for node in info.nodes}
-        for info in before.values():
-            for node in info.nodes:
-                if node.address not in addresses:
-                    tell(node)
+def _by_address(nodes: Mapping[str, ServiceInfo]) -> dict[str, Node]:
+    return {node.address: node for info in nodes.values() for node in info.nodes}
 
 
 class Ledger:
@@ -331,7 +316,7 @@ class Ledger:
     def update(self, registry: Mapping[str, ServiceInfo], doubtful: bool, now: float) -> None:
         """``registry``: by id what the registry says, or said last; ``doubtful``: it is away."""
         unsure = self._judge(doubtful, now)
-        addresses = {node.address for info in registry.values() for node in info.nodes}
+        addresses = _by_address(registry).keys()
         missing = {
             id: info
             for id, info in self.nodes.items()

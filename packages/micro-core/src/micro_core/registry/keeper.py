@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from typing import TYPE_CHECKING, Self
 
 from ..backoff import Backoff
 from ..errors import BackendUnavailable, InvalidName, MicroError, OptionError
+from ..timing import now
 from .records import Node, ServiceInfo
 from .watcher import end
 
@@ -20,41 +20,43 @@ log = logging.getLogger("micro.registry")
 
 
 class Keeper:
-    """Registers on entering, raising what that raises, and again every third of ``ttl``.
+    """Registers on entering, raising what that raises, and again every ``interval`` seconds.
+
+    That is a third of ``ttl`` by default, and at most.
 
     Whatever happened meanwhile, each beat registers from scratch: a registry that was restarted,
     wiped or out of reach has the nodes again within ``ttl / 3 + 2`` seconds of its return.
     Leaving deregisters; should that fail, the records expire.
     """
 
-    def __init__(self, registry: Registry, info: ServiceInfo, ttl: float) -> None:
+    def __init__(
+        self, registry: Registry, info: ServiceInfo, ttl: float, interval: float | None
+    ) -> None:
         if not ttl > 0:
             raise OptionError(f"ttl={ttl} of {info.name}: give more than 0 seconds")
         self.last_ok: float | None = None
         self.last_error: Exception | None = None
         self._registry = registry
-        self._info = info
+        self.info = info
         self._ttl = ttl
+        self._interval = min(interval or ttl, ttl / 3)
         self._limit = min(registry.operation_timeout, max(1.0, ttl / 3))
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def info(self) -> ServiceInfo:
-        return self._info
-
-    @property
     def registered(self) -> bool:
         """Whether the last success is younger than the TTL; ``last_error`` tells a failed beat.
 
-        ``last_ok`` is that success, in seconds of ``time.monotonic()``.
+        ``last_ok`` is that success, a time of the event loop's clock.
         """
-        fresh = self.last_ok is not None and time.monotonic() - self.last_ok < self._ttl
-        return self._task is not None and fresh
+        if self._task is None or self.last_ok is None:
+            return False
+        return now() - self.last_ok < self._ttl
 
     async def __aenter__(self) -> Self:
-        await self._register(self._info)
-        self._task = asyncio.create_task(self._beat(), name=f"micro-keep {self._info.name}")
+        await self._register(self.info)
+        self._task = asyncio.create_task(self._beat(), name=f"micro-keep {self.info.name}")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -68,11 +70,11 @@ class Keeper:
         async with self._lock:
             if self._task is None:
                 raise BackendUnavailable(f"{self._named} is not kept any more: enter a new keeper")
-            before, self._info = self._info, info
+            before, self.info = self.info, info
             try:
                 await self._register(info)
             except InvalidName:
-                self._info = before
+                self.info = before
                 raise
             if gone := _left_out(before, info):
                 await self._remove(before.with_nodes(gone))
@@ -86,7 +88,7 @@ class Keeper:
             async with asyncio.timeout(self._registry.close_timeout), self._lock:
                 # under the lock, so that no beat on its way can land after the removal
                 task.cancel()
-                await self._remove(self._info)
+                await self._remove(self.info)
         except TimeoutError:
             log.warning("%s was not deregistered in time and will expire", self._named)
         finally:
@@ -102,35 +104,30 @@ class Keeper:
 
     async def _beat(self) -> None:
         pause = Backoff(0.1, self._longest_pause())
-        delay = self._interval()
+        delay = self._delay()
         while True:
             await asyncio.sleep(delay)
-            if await self._attempt():
-                pause.reset()
-                delay = self._interval()
-            else:
+            try:
+                async with self._lock, asyncio.timeout(self._limit):
+                    await self._register(self.info)
+            except Exception as error:
+                self._lost(error)
                 delay = pause.next()
+            else:
+                pause.reset()
+                delay = self._delay()
 
-    def _interval(self) -> float:
-        return self._ttl / 3 * random.uniform(0.9, 1.0)
+    def _delay(self) -> float:
+        return self._interval * random.uniform(0.9, 1.0)
 
     def _longest_pause(self) -> float:
         """So that an attempt that hung, a pause and the next attempt fit into ttl/3 + 2 s."""
         third = self._ttl / 3
         return min(5.0, third, third + 1.5 - self._limit)
 
-    async def _attempt(self) -> bool:
-        try:
-            async with self._lock, asyncio.timeout(self._limit):
-                await self._register(self._info)
-        except Exception as error:
-            self._lost(error)
-            return False
-        return True
-
     async def _register(self, info: ServiceInfo) -> None:
         await self._registry.register(info, ttl=self._ttl)
-        before, self.last_ok = self.last_ok, time.monotonic()
+        before, self.last_ok = self.last_ok, now()
         if self.last_error is not None:
             self.last_error = None
             log.info(
@@ -147,8 +144,8 @@ class Keeper:
 
     @property
     def _named(self) -> str:
-        ids = ", ".join(node.id for node in self._info.nodes)
-        return f"{self._info.name} ({ids}) at registry {self._registry.name}"
+        ids = ", ".join(node.id for node in self.info.nodes)
+        return f"{self.info.name} ({ids}) at registry {self._registry.name}"
 
 
 def _left_out(before: ServiceInfo, after: ServiceInfo) -> list[Node]:

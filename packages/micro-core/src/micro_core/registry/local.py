@@ -1,18 +1,20 @@
 """The local registry: services of one machine and user, found in a private directory.
 
-One JSON file a node. Its first line is rewritten in place by every heartbeat: a stamp of the boot,
-the time, the process and the start of that process. The rest changes only by an atomic rename, and
-so does the directory's time, which is all that an idle watcher looks at.
+One file a node: a line for its owner (boot, process, start of that process, TTL) and a line for
+the record. A heartbeat sets the file's time, which counts from the boot. The contents change only
+by an atomic rename, and so does the directory's time, which is all that an idle watcher looks at.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -21,7 +23,6 @@ from .base import Registry, RegistryFeatures
 from .records import ServiceInfo
 from .wire import from_json, to_json
 
-HEADER = 160  # bytes of the stamp with its padding
 LIMIT = 1 << 20  # bytes of one file
 _SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_.")
 _LONGEST = 100  # characters of one part of a file name
@@ -30,19 +31,14 @@ _PROC = Path("/proc/self/stat").exists()
 
 
 @dataclass(frozen=True, slots=True)
-class _Stamp:
+class _Entry:
+    body: bytes
+    info: ServiceInfo
     boot: str
-    time: float
     pid: int
     start: int
     ttl: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    stamp: _Stamp
-    body: bytes
-    info: ServiceInfo
+    time: float  # of the last heartbeat
     round: int
 
 
@@ -79,42 +75,35 @@ class LocalRegistry(Registry):
     # -- writing -----------------------------------------------------------------------------
 
     async def _register(self, info: ServiceInfo, ttl: float) -> None:
-        stamp = _stamp(ttl)
         for node in info.nodes:
-            body = b'"service":' + to_json(info.with_nodes([node])).encode() + b"}\n"
-            if HEADER + len(body) > LIMIT:
+            body = _body(info.with_nodes([node]), ttl)
+            if len(body) > LIMIT:
                 raise self._refused(f"the record of {node.id} exceeds {LIMIT} bytes: shorten it")
             name = _file_name(info.name, node.id)
-            if not self._renew(name, stamp, body):
-                self._write(name, _header(stamp) + body)
+            if not self._renew(name, body):
+                self._write(name, body)
 
     async def _deregister(self, info: ServiceInfo) -> None:
         for node in info.nodes:
             (self._path / _file_name(info.name, node.id)).unlink(missing_ok=True)
 
-    def _renew(self, name: str, stamp: _Stamp, body: bytes) -> bool:
-        """Rewrite the stamp of a file that says the same; False if none does, or it was taken."""
+    def _renew(self, name: str, body: bytes) -> bool:
+        """Stamp a file that says the same; False if none does, or it was taken."""
         path = self._path / name
-        try:
-            file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            if _content(file)[HEADER:] != body:
-                return False
-            os.pwrite(file, _header(stamp), 0)
-            return path.stat().st_ino == os.fstat(file).st_ino
-        except (OSError, ValueError):
-            return False
-        finally:
-            os.close(file)
+        with suppress(OSError, ValueError), _opened(path) as file:
+            if _content(file) == body:
+                _stamp(file)
+                return path.stat().st_ino == os.fstat(file).st_ino
+        return False
 
-    def _write(self, name: str, data: bytes) -> None:
+    def _write(self, name: str, body: bytes) -> None:
         self._prepare()
         temporary = self._temporary()
         try:
             with temporary.open("xb") as file:
-                file.write(data)
+                file.write(body)
+                file.flush()
+                _stamp(file.fileno())
             temporary.replace(self._path / name)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -160,9 +149,9 @@ class LocalRegistry(Registry):
     def _entry(self, name: str, running: dict[int, int | None]) -> _Entry | None:
         """The node in a file, if it exists; the file of one that does not is removed."""
         entry = self._entries.get(name)
-        if entry is None or entry.round != self._round or not _lives(entry.stamp, running):
+        if entry is None or entry.round != self._round or not _lives(entry, running):
             entry = self._read(self._path / name, entry)
-            if entry is not None and not _lives(entry.stamp, running):
+            if entry is not None and not _lives(entry, running):
                 entry = self._remove(name)
         if entry is None:
             self._entries.pop(name, None)
@@ -171,20 +160,13 @@ class LocalRegistry(Registry):
         return entry
 
     def _read(self, path: Path, known: _Entry | None = None) -> _Entry | None:
-        try:
-            file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            raw = _content(file)
-            stamp, body = _read_stamp(raw), raw[HEADER:]
+        """``None`` for what is not one of our files, and so not ours to remove."""
+        with suppress(OSError, ValueError), _opened(path) as file:
+            body, time = _content(file), os.fstat(file).st_mtime_ns / 1e9
             if known is not None and known.body == body:
-                return _Entry(stamp, body, known.info, self._round)
-            return _Entry(stamp, body, _read_body(body), self._round)
-        except (OSError, ValueError):
-            return None  # not ours to remove
-        finally:
-            os.close(file)
+                return replace(known, time=time, round=self._round)
+            return _entry(body, time, self._round)
+        return None
 
     def _remove(self, name: str) -> _Entry | None:
         """Take the file away and look again: one renewed in between is put back and given."""
@@ -194,7 +176,7 @@ class LocalRegistry(Registry):
         except OSError:
             return None
         entry = self._read(taken)
-        if entry is not None and not _lives(entry.stamp, {}):
+        if entry is not None and not _lives(entry, {}):
             entry = None
         if entry is not None:
             with suppress(OSError):  # its owner was faster, or will write it at the next beat
@@ -259,6 +241,15 @@ def _quoted(name: str) -> str:
     return f"{quoted[:58]}~{hashlib.sha256(name.encode()).hexdigest()[:41]}"
 
 
+@contextmanager
+def _opened(path: Path) -> Generator[int, None, None]:
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
 def _content(file: int) -> bytes:
     """Raises ValueError for what is too long or not a file at all."""
     status = os.fstat(file)
@@ -267,59 +258,56 @@ def _content(file: int) -> bytes:
     return os.read(file, status.st_size)
 
 
-def _header(stamp: _Stamp) -> bytes:
-    process = f"{stamp.pid},{stamp.start}"
-    text = f'{{"stamp":["{stamp.boot}",{stamp.time:.3f},{process},{stamp.ttl:.6g}],'
-    return text.encode().ljust(HEADER - 1) + b"\n"
+def _stamp(file: int) -> None:
+    now = int(_now() * 1e9)
+    os.utime(file, ns=(now, now))
 
 
-def _read_stamp(raw: bytes) -> _Stamp:
-    """Raises ValueError for anything that ``_header`` did not write."""
+def _body(info: ServiceInfo, ttl: float) -> bytes:
+    pid = os.getpid()
+    owner = f'["{_boot()}",{pid},{_started(pid) or 0},{min(ttl, 1e9):.6g}]'
+    return f"{owner}\n{to_json(info)}\n".encode()
+
+
+def _entry(body: bytes, time: float, round: int) -> _Entry:
+    """Raises ValueError for anything that ``_body`` did not write."""
     import json
 
+    owner, _, text = body.partition(b"\n")
     try:
-        boot, written, pid, start, ttl = json.loads(raw[:HEADER].rstrip()[:-1] + b"}")["stamp"]
-        return _Stamp(str(boot), float(written), int(pid), int(start), float(ttl))
-    except (TypeError, KeyError, OverflowError) as error:
-        raise ValueError("not a stamp") from error
-
-
-def _read_body(body: bytes) -> ServiceInfo:
-    text = body.rstrip()
-    if not text.startswith(b'"service":') or not text.endswith(b"}"):
-        raise ValueError("not a record")
-    return from_json(text[10:-1])
+        boot, pid, start, ttl = json.loads(owner)
+        return _Entry(
+            body, from_json(text), str(boot), int(pid), int(start), float(ttl), time, round
+        )
+    except (TypeError, OverflowError, RecursionError) as error:
+        raise ValueError("not a record") from error
 
 
 # -- processes -------------------------------------------------------------------------------
 
 
-def _stamp(ttl: float) -> _Stamp:
-    pid = os.getpid()
-    return _Stamp(_boot(), time.monotonic(), pid, _started(pid) or 0, min(ttl, 1e9))
-
-
-def _lives(stamp: _Stamp, running: dict[int, int | None]) -> bool:
+def _lives(entry: _Entry, running: dict[int, int | None]) -> bool:
     """``running`` remembers, for one look at all, when each process was started."""
-    now = time.monotonic()
-    if stamp.boot != _boot() or not now - stamp.ttl < stamp.time <= now + 1.0:
+    now = _now()
+    if entry.boot != _boot() or not now - entry.ttl < entry.time <= now + 1.0:
         return False
-    if stamp.pid not in running:
-        running[stamp.pid] = _started(stamp.pid)
-    return running[stamp.pid] == stamp.start
+    if entry.pid not in running:
+        running[entry.pid] = _started(entry.pid)
+    return running[entry.pid] == entry.start
 
 
+def _now() -> float:
+    """A clock that all processes since the boot share; it follows a clock moved in a test."""
+    moved: float = getattr(asyncio.get_running_loop(), "moved", 0.0)
+    return time.monotonic() + moved
+
+
+@cache
 def _boot() -> str:
-    global _boot_id
-    if _boot_id is None:
-        try:
-            _boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        except OSError:
-            _boot_id = ""
-    return _boot_id
-
-
-_boot_id: str | None = None
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _started(pid: int) -> int | None:
@@ -338,6 +326,6 @@ def _signalled(pid: int) -> int | None:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return None
-    except PermissionError:  # another user's, and running
-        return 0
+    except PermissionError:
+        pass  # another user's, and running
     return 0

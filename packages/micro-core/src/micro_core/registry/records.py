@@ -77,19 +77,19 @@ def check_name(name: str, what: str = "service name") -> str:
     return name
 
 
+def by_node(services: Iterable[ServiceInfo]) -> dict[str, ServiceInfo]:
+    """By node id, each with exactly that node; the last one read of an id counts."""
+    return {node.id: info.with_nodes([node]) for info in services for node in info.nodes}
+
+
 def by_version(services: Iterable[ServiceInfo]) -> list[ServiceInfo]:
     """One ServiceInfo per version, sorted, the nodes of each merged and sorted by id.
 
-    Where nodes of one version disagree about endpoints or metadata, the last one read wins.
+    Where nodes of one version disagree about endpoints or metadata, the greatest id counts.
     """
     merged: dict[str, ServiceInfo] = {}
-    nodes: dict[str, dict[str, Node]] = {}
-    for info in services:
+    nodes: dict[str, list[Node]] = {}
+    for _, info in sorted(by_node(services).items()):
         merged[info.version] = info
-        found = nodes.setdefault(info.version, {})
-        for node in info.nodes:
-            found[node.id] = node
-    return [
-        merged[version].with_nodes(found[id] for id in sorted(found))
-        for version, found in sorted(nodes.items())
-    ]
+        nodes.setdefault(info.version, []).extend(info.nodes)
+    return [merged[version].with_nodes(found) for version, found in sorted(nodes.items())]

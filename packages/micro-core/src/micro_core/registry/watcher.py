@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from ..backoff import Backoff
 from ..errors import MicroError
-from .records import RegistryEvent, ServiceInfo, by_version
+from ..timing import now
+from .records import RegistryEvent, ServiceInfo, by_node, by_version
 
 if TYPE_CHECKING:
     from .base import Change, Registry
@@ -28,22 +28,22 @@ class Watcher:
     An outage of the registry ends nothing: the view stays as it was, and what has changed
     meanwhile, deletions included, follows later. From the failure, or the end of the changes,
     until the first complete list after it the view is ``doubtful``; ``last_error`` says why.
+    ``nodes`` are by id, each with exactly that node.
     """
 
     def __init__(
-        self, registry: Registry, name: str, on_change: Callable[[], None] | None = None
+        self, registry: Registry, name: str, on_change: Callable[[], None] = lambda: None
     ) -> None:
         self.name = name
+        self.nodes: Mapping[str, ServiceInfo] = {}
         self.doubtful = False
         self.last_error: Exception | None = None
         self._registry = registry
-        self._on_change = on_change or _nothing
-        self._current: dict[str, ServiceInfo] = {}
+        self._on_change = on_change
         self._delivered: dict[str, ServiceInfo] = {}
         self._dirty: dict[str, None] = {}
-        self._services: list[ServiceInfo] | None = []
         self._changes_seen = 0
-        self._synced = time.monotonic()
+        self._synced = float("-inf")
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -51,23 +51,16 @@ class Watcher:
     @property
     def services(self) -> list[ServiceInfo]:
         """One ServiceInfo per version, like ``get_service``."""
-        if self._services is None:
-            self._services = by_version(self._current.values())
-        return list(self._services)
-
-    @property
-    def nodes(self) -> Mapping[str, ServiceInfo]:
-        """By node id, each with exactly that node."""
-        return self._current
+        return by_version(self.nodes.values())
 
     @property
     def age(self) -> float:
         """Seconds since the view was last known to equal the registry."""
-        return time.monotonic() - self._synced
+        return now() - self._synced
 
     async def __aenter__(self) -> Self:
-        self._replace(await self._registry.get_service(self.name))
-        self._delivered = dict(self._current)
+        self._replace(await self._registry.get_nodes(self.name))
+        self._delivered = dict(self.nodes)
         self._dirty.clear()
         self._task = asyncio.create_task(self._supervise(), name=f"micro-watch {self.name}")
         return self
@@ -103,52 +96,40 @@ class Watcher:
             return None
         key = next(iter(self._dirty))
         del self._dirty[key]
-        before, now = self._delivered.pop(key, None), self._current.get(key)
-        if now is not None:
-            self._delivered[key] = now
-            return RegistryEvent("create" if before is None else "update", now)
+        before, after = self._delivered.pop(key, None), self.nodes.get(key)
+        if after is not None:
+            self._delivered[key] = after
+            return RegistryEvent("create" if before is None else "update", after)
         return None if before is None else RegistryEvent("delete", before)
 
     # -- the view ----------------------------------------------------------------------------
 
-    def _replace(self, services: Sequence[ServiceInfo]) -> None:
-        """A complete list: the view equals it, and every doubt is over."""
-        fresh = by_version(info for info in services if info.nodes)
-        changed = fresh != self.services
-        if changed:
-            before = self._current
-            self._current = {
-                node.id: info.with_nodes([node]) for info in fresh for node in info.nodes
-            }
-            self._mark(before.keys() | self._current.keys())
-        told, self.doubtful = self.doubtful or changed, False
-        self._synced = time.monotonic()
-        if told:
-            self._on_change()
-
     def _apply(self, change: Change) -> None:
         self._changes_seen += 1
         if not isinstance(change, RegistryEvent):
-            self._replace(change)
-            return
-        for node in change.service.nodes:
-            if change.action == "delete":
-                self._current.pop(node.id, None)
-            else:
-                self._current[node.id] = change.service.with_nodes([node])
-        self._mark({node.id for node in change.service.nodes})
-        self._on_change()
+            return self._replace(by_node(change))
+        changed = by_node([change.service])
+        kept = {id: info for id, info in self.nodes.items() if id not in changed}
+        return self._show(kept if change.action == "delete" else kept | changed, changed.keys())
 
-    def _mark(self, keys: set[str]) -> None:
+    def _replace(self, nodes: Mapping[str, ServiceInfo]) -> None:
+        """A complete list: the view equals it, and every doubt is over."""
+        doubted, self.doubtful = self.doubtful, False
+        self._synced = now()
+        if doubted or nodes != self.nodes:
+            self._show(nodes, self.nodes.keys() | nodes.keys())
+
+    def _show(self, nodes: Mapping[str, ServiceInfo], changed: Iterable[str]) -> None:
         """Note what the reader has to be told: never more than the nodes of both views."""
-        self._services = None
-        for key in keys:
-            if self._delivered.get(key) == self._current.get(key):
+        self.nodes = nodes
+        for key in changed:
+            if self._delivered.get(key) == nodes.get(key):
                 self._dirty.pop(key, None)
             else:
                 self._dirty[key] = None
         if self._dirty:
             self._wake.set()
+        self._on_change()
 
     def _doubt(self, error: Exception | None) -> None:
         if error is not None:
@@ -163,14 +144,13 @@ class Watcher:
     async def _supervise(self) -> None:
         pause = Backoff(0.1, 2.0)
         while True:
-            begin = time.monotonic()
-            error: Exception | None = None
+            begin, error = now(), None
             try:
                 await self._follow()
             except Exception as failure:
                 error = failure
             self._doubt(error)
-            if time.monotonic() - begin > _STEADY:
+            if now() - begin > _STEADY:
                 pause.reset()
             await asyncio.sleep(pause.next())
 
@@ -178,18 +158,18 @@ class Watcher:
         """Returns when the changes end, raises what they or a list raise."""
         changes = self._registry._changes(self.name)
         if changes is None:
-            await self._sync()
-            await self._resync(self._registry.poll_interval)
-            return
-        tasks = [asyncio.create_task(self._receive(changes))]  # before the list is read
+            while True:
+                await self._sync()
+                await asyncio.sleep(self._registry.poll_interval)
+        receiving = asyncio.create_task(self._receive(changes))  # before the list is read
         try:
-            await self._sync()  # to its end, also if the changes have ended meanwhile
-            tasks.append(asyncio.create_task(self._resync(self._registry.resync_interval)))
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            while True:
+                await self._sync()  # to its end, also if the changes have ended meanwhile
+                await asyncio.wait([receiving], timeout=self._registry.resync_interval)
+                if receiving.done():
+                    return receiving.result()
         finally:
-            await end(*tasks, limit=self._registry.close_timeout)
+            await end(receiving, limit=self._registry.close_timeout)
 
     async def _receive(self, changes: AsyncIterator[Change]) -> None:
         try:
@@ -199,25 +179,15 @@ class Watcher:
             if isinstance(changes, AsyncGenerator):
                 await changes.aclose()
 
-    async def _resync(self, interval: float) -> None:
-        while True:
-            await asyncio.sleep(interval)
-            await self._sync()
-
     async def _sync(self) -> None:
         """Read the list; one that was asked for before a change came is asked for again."""
         pause = Backoff(0.05, 1.0)
         while True:
             seen = self._changes_seen
-            services = await self._registry.get_service(self.name)
+            nodes = await self._registry.get_nodes(self.name)
             if seen == self._changes_seen:
-                self._replace(services)
-                return
+                return self._replace(nodes)
             await asyncio.sleep(pause.next())
-
-
-def _nothing() -> None:
-    return None
 
 
 async def end(*tasks: asyncio.Task[Any], limit: float) -> None:

@@ -15,7 +15,7 @@ from collections.abc import (
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args, get_origin
 
-from ..registry.records import Endpoint, Value
+from ..registry.records import Endpoint
 
 F = TypeVar("F", bound=Callable[..., Any])
 _MARK = "__micro_endpoint__"
@@ -50,12 +50,14 @@ class EndpointPlan:
 
     def record(self) -> Endpoint:
         """What the registry is told."""
+        from .schema import value_of
+
         metadata = dict(self.metadata)
         if self.streams:
             metadata["stream"] = "true"
         if self.idempotent:
             metadata["idempotent"] = "true"
-        return Endpoint(self.name, _value(self.request), _value(self.response), metadata)
+        return Endpoint(self.name, value_of(self.request), value_of(self.response), metadata)
 
 
 def endpoint(
@@ -149,10 +151,3 @@ def _unstream(annotation: Any) -> tuple[Any, bool]:
     if get_origin(annotation) in _STREAMS:
         return get_args(annotation)[0], True
     return annotation, False
-
-
-def _value(type_: Any) -> Value | None:
-    if type_ is None or type_ is type(None):
-        return None
-    name = getattr(type_, "__name__", str(type_))
-    return Value(name, name)

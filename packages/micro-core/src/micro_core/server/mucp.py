@@ -19,7 +19,11 @@ from ..transport.base import Listener, Socket, Transport
 from .base import Dispatch, RpcServer
 
 log = logging.getLogger("micro.server.mucp")
-_STREAM_BUFFER = 128
+_UNREAD = 128  # messages of one stream, and
+_UNREAD_BYTES = 1 << 20  # bytes of them, after which the receiver waits for the handler
+_HEADER = 1 << 13  # bytes that an answer counts more than its body
+_LOOK = 0.25  # seconds between looks whether the peer is still there, meanwhile
+_OVER = 128  # streams that have ended, of whose late messages a connection knows
 _QUIET = 0.5  # seconds without a connection after which no client is expected to come
 _Condition = Callable[[], bool]
 _Steps = Coroutine[Any, None, None]
@@ -101,6 +105,9 @@ class Connection:
         self._workers: set[asyncio.Task[None]] = set()
         self._waiting: asyncio.Future[None] | None = None
         self._streams: dict[str, ServerStream] = {}
+        self._over: deque[str] = deque(maxlen=_OVER)
+        self._owed = 0  # bytes of answers that the peer has not taken
+        self._room = asyncio.Event()
         self.running = 0
 
     async def run(self) -> None:
@@ -149,15 +156,18 @@ class Connection:
             self._server.note_idle()
 
     async def _next_request(self) -> tuple[RpcRequest, str, str | None]:
-        """The next message that is not of a stream under way."""
+        """The next message that is of no stream, under way or over."""
         while True:
+            while self._owed >= _UNREAD_BYTES:  # or who never reads would fill the memory
+                self._room.clear()
+                await self._room.wait()
             message = await self._socket.recv()
             header = message.header
             stream_id = header.get("Micro-Stream")
             stream = self._streams.get(stream_id) if stream_id is not None else None
             if stream is not None:
                 await stream.put(message)
-            elif header.get("Micro-Error") != mucp.EOS:  # the late end of a stream that is over
+            elif header.get("Micro-Error") != mucp.EOS and stream_id not in self._over:
                 request = mucp.read_request(message, self._loop.time(), self._socket.peer)
                 return request, header.get("Micro-Id", ""), stream_id
 
@@ -195,7 +205,13 @@ class Connection:
         header["Micro-Id"] = id
         if self._server.draining:
             header["Connection"] = "close"
-        await self._socket.send(Message(header, body))
+        size = len(body) + _HEADER
+        self._owed += size
+        try:
+            await self._socket.send(Message(header, body))
+        finally:
+            self._owed -= size
+            self._room.set()
 
     async def _stream(self, request: RpcRequest, id: str, stream_id: str) -> None:
         header = {
@@ -214,6 +230,7 @@ class Connection:
             await stream.fail(error)
         finally:
             del self._streams[stream_id]
+            self._over.append(stream_id)
             await stream.close()
 
 
@@ -248,17 +265,28 @@ class ServerStream(RpcStream):
         self._socket = socket
         self._header = header
         self._buffer: deque[Message] = deque()
+        self._held = 0
         self._readable = asyncio.Event()
         self._writable = asyncio.Event()
         self._ended = False
         self._closed = False
 
     async def put(self, message: Message) -> None:
-        while len(self._buffer) >= _STREAM_BUFFER and not self._closed:
+        """Raises SocketClosed if the peer leaves before there is room: nobody else may notice."""
+        while self._full():
             self._writable.clear()
-            await self._writable.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK):
+                    await self._writable.wait()
+            if self._socket.closed:
+                raise SocketClosed(f"{self._socket.peer} left a stream with messages unread")
         self._buffer.append(message)
+        self._held += len(message.body)
         self._readable.set()
+
+    def _full(self) -> bool:
+        full = len(self._buffer) >= _UNREAD or self._held >= _UNREAD_BYTES
+        return full and not self._closed
 
     async def recv(self) -> bytes:
         while not self._buffer:
@@ -269,6 +297,7 @@ class ServerStream(RpcStream):
         if error == mucp.EOS:  # stays, for whoever asks again
             raise StopAsyncIteration
         self._buffer.popleft()
+        self._held -= len(message.body)
         self._writable.set()
         if error:
             mucp.raise_error(message.header)

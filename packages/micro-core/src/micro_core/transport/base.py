@@ -58,6 +58,10 @@ class Socket(ABC):
     async def close(self) -> None:
         """End the channel. Bounded, idempotent, and safe while others send or receive."""
 
+    async def abort(self) -> None:
+        """``close`` that leaves unwritten what the peer has not taken yet, and so is quick."""
+        await self.close()
+
 
 class Listener(ABC):
     """A bound address. ``address`` is what a peer dials: the real port, not 0."""

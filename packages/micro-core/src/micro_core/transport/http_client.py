@@ -48,17 +48,23 @@ class ClientSocket(HttpSocket):
 
     def _peer_left(self) -> Reason:
         if self._header is not None and self._status != 200:
-            return Answered(self._status, self._rest).reason(self.peer)
+            return Answered(self._status, b"".join(self._parts)).reason(self.peer)
         return super()._peer_left()
 
     def refuse(self, refused: Refused) -> None:
         self.end(refused.reason(self.peer))
 
+    def unproven(self) -> bool:
+        """Whether a server of TLS 1.3 has yet to say that it takes this connection."""
+        tls = self._transport.get_extra_info("ssl_object")
+        session = tls.session
+        return not (self.closed or tls.version() != "TLSv1.3" or (session and session.has_ticket))
+
 
 class Answered(Refused):
     """The peer has answered with an error instead of a message."""
 
-    def __init__(self, status: int, body: bytes | bytearray) -> None:
+    def __init__(self, status: int, body: bytes) -> None:
         text = bytes(body[: 4 * _SHOWN]).decode(errors="replace")
         shown = " ".join(text.split())[:_SHOWN]
         super().__init__(status, f"answered {status} {status_text(status)}: {shown}")

@@ -12,10 +12,12 @@ from ..message import Header, canonical
 
 _KEPT = 1024  # names, which come from peers, of at most
 _KEPT_LENGTH = 64
+_BLANK = " \t"  # of Unicode's blanks, HTTP trims these
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _UNFIT = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")  # a tab fits
-_HIDDEN = frozenset({"Host", "Transfer-Encoding"})
-_OWNED = _HIDDEN | {"Content-Length", "Expect", "Te", "Trailer", "Upgrade"}
+_HIDDEN = frozenset({"Host"})
+_CODING = {"Content-Encoding", "Content-Length", "Transfer-Encoding"}
+_OWNED = _HIDDEN | _CODING | {"Expect", "Te", "Trailer", "Upgrade"}
 
 _received: dict[bytes, str] = {}  # canonical, and "" for the hidden ones
 _sent: dict[str, str] = {}  # canonical, with the colon
@@ -55,14 +57,14 @@ def _prefix(name: str) -> str:
 
 
 def decode_fields(fields: dict[bytes, bytes]) -> Header:
-    """Canonical names and texts, without Host and Transfer-Encoding.
+    """Canonical names and texts, without Host.
 
     Of a name in several spellings the first counts, as of a repeated field.
     """
     try:
         header: Header = {}
         for name, value in reversed(fields.items()):  # a loop is faster than a comprehension
-            header[_received[name]] = value.decode().rstrip()
+            header[_received[name]] = value.decode().rstrip(_BLANK)
     except (KeyError, UnicodeDecodeError):
         header = {_name(n): _text(v) for n, v in reversed(fields.items())}
     header.pop("", None)
@@ -82,6 +84,6 @@ def _name(name: bytes) -> str:
 
 def _text(value: bytes) -> str:
     try:
-        return value.decode().rstrip()
+        return value.decode().rstrip(_BLANK)
     except UnicodeDecodeError:
-        return value.decode("latin-1").rstrip(" \t")
+        return value.decode("latin-1").rstrip(_BLANK)

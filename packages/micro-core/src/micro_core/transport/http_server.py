@@ -14,6 +14,7 @@ from typing import Any
 import httptools
 
 from ..errors import SocketClosed, status_text
+from ..security import FreshContext
 from .address import join_address, split_address
 from .base import Listener, Probe, Serve
 from .http_socket import HttpOptions, HttpSocket, Reason, Refused
@@ -104,7 +105,9 @@ class ServerSocket(HttpSocket):
             f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         self._transport.write(head.encode() + body)
-        self._transport.write_eof()
+        if self._transport.can_write_eof():  # TLS cannot
+            with contextlib.suppress(OSError):  # of a peer that has reset the connection
+                self._transport.write_eof()
         self.end(reason, linger=_LINGER)
 
     def tick(self, seconds: float) -> None:
@@ -114,7 +117,7 @@ class ServerSocket(HttpSocket):
             return
         options = self._options
         if self._header is not None:
-            if self._quiet >= options.idle_timeout + len(self._rest) / _SLOWEST:
+            if self._quiet >= options.idle_timeout + self._size / _SLOWEST:
                 self.refuse(Refused(408, "the body comes too slowly"))
         elif self._under_way():
             if self._quiet >= options.header_timeout:
@@ -136,12 +139,16 @@ class HttpListener(Listener):
         self._closed = False
 
     async def start(self, address: str) -> None:
-        """Raises ValueError for no address, OSError for one that cannot be bound."""
+        """Raises ValueError for no address, OSError for one that cannot be bound, OptionError."""
+        secure: dict[str, Any] = {}
+        if tls := self.options.tls:
+            secure["ssl"] = FreshContext(tls, tls.server_context)
+            secure["ssl_handshake_timeout"] = self.options.header_timeout
         socket = await _bind(address)
         self.address = join_address(socket.getsockname())
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            self._make_socket, sock=socket, backlog=_BACKLOG, ssl=None
+            self._make_socket, sock=socket, backlog=_BACKLOG, **secure
         )
 
     def _make_socket(self) -> ServerSocket:
@@ -150,7 +157,7 @@ class HttpListener(Listener):
     def admit(self, socket: ServerSocket) -> None:
         most = self.options.max_connections
         if self._closed or len(self.connections) >= 2 * most:
-            socket.abort()
+            socket.drop()
             return
         self.connections.add(socket)
         if len(self._serving) >= most:
@@ -178,7 +185,7 @@ class HttpListener(Listener):
         if waiting := tasks | self._gone():
             await asyncio.wait(waiting, timeout=_CLOSE)
         for socket in self.connections:
-            socket.abort()
+            socket.drop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.5):
                 await asyncio.gather(*self._gone(), self._server.wait_closed())

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket as sockets
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from struct import pack
 from typing import Any, ClassVar, cast
 
 import httptools
 
 from ..errors import BadRequest, MessageTooLarge, MicroError, SocketClosed, TooLarge
 from ..message import Header, Message
+from ..security import TLS
 from .address import join_address
 from .base import Socket
 from .http_head import decode_fields, encode_head
@@ -24,6 +27,7 @@ _FLUSH = 5.0  # seconds that an ended connection may take to write what it has
 _INBOX = 1 << 20  # bytes that wait for recv before reading pauses, where
 _HEADER = 1 << 13  # a message counts as its body and so many
 _JOINED = 1 << 16  # bytes of a body that is copied behind its head rather than written apart
+_PART = 1 << 14  # bytes up to which parts of a body are put together as they come
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 19_000}
 
 Reason = Callable[[], MicroError]
@@ -43,6 +47,7 @@ class HttpOptions:
     header_timeout: float
     idle_timeout: float
     allow_origins: tuple[str, ...]
+    tls: TLS | None
     buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(1 << 16)))
 
 
@@ -74,6 +79,7 @@ class HttpSocket(Socket, asyncio.BufferedProtocol):
     """
 
     _transport: asyncio.Transport
+    _file: sockets.socket
     _status = 200
 
     def __init__(self, options: HttpOptions, start: str) -> None:
@@ -82,7 +88,7 @@ class HttpSocket(Socket, asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self.gone: asyncio.Future[None] = self._loop.create_future()
         self._reason: Reason | None = None
-        self._cause: Exception | None = None
+        self.cause: Exception | None = None
         self._inbox: deque[Message] = deque()
         self._held = 0
         self._paused = False
@@ -100,7 +106,8 @@ class HttpSocket(Socket, asyncio.BufferedProtocol):
         self._line: list[bytes] = []
         self._fields: dict[bytes, bytes] = {}
         self._chunks: list[bytes] = []
-        self._rest = bytearray()
+        self._parts: list[bytes] = []  # of the body, from the segments before
+        self._size = 0
         self.on_header: Any = self._fields.setdefault
         self.on_body: Any = self._chunks.append
         self._feed: Callable[[memoryview], None] = self._new_parser().feed_data
@@ -109,7 +116,7 @@ class HttpSocket(Socket, asyncio.BufferedProtocol):
 
     @property
     def closed(self) -> bool:
-        return self._reason is not None
+        return self._reason is not None or (self._paused and self._hung_up())
 
     async def recv(self) -> Message:
         if not self._inbox:
@@ -143,7 +150,7 @@ class HttpSocket(Socket, asyncio.BufferedProtocol):
             self._transport.write(head + body)
         else:
             self._transport.write(head)
-            self._transport.write(body)
+            self._transport.write(memoryview(body))  # whose rest is cut off without a copy
         self._quiet = 0.0
         if self._last and not self._inbox:
             self.end(partial(SocketClosed, f"{self.peer} had asked for its last answer"))
@@ -152,6 +159,19 @@ class HttpSocket(Socket, asyncio.BufferedProtocol):
         self.leave()
         if not self.gone.done():
             await asyncio.wait((self.gone,))
+
+    async def abort(self) -> None:
+        if not self.gone.done():  # a peer that does not read would not see another end
+            with contextlib.suppress(OSError):
+                self._file.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, pack("ii", 1, 0))
+            self._transport.abort()
+        await self.close()
+
+    def _hung_up(self) -> bool:
+        """Whether the peer has gone while we do not read, when the loop does not tell."""
+        look = select.poll()
+        look.register(self._file.fileno(), getattr(select, "POLLRDHUP", select.POLLHUP))
+        return bool(look.poll(0))
 
     def _arrival(self) -> asyncio.Future[None]:
         if self._reason is not None:
@@ -163,13 +183,13 @@ class HttpSocket(Socket, asyncio.BufferedProtocol):
 
     def _raise_reason(self) -> None:
         assert self._reason is not None  # noqa: S101
-        raise self._reason() from self._cause
+        raise self._reason() from self.cause
 
     def _unsendable(self) -> SocketClosed:
         self.end(self._peer_left())
         assert self._reason is not None  # noqa: S101
         error = SocketClosed(str(self._reason()), happened="no")
-        error.__cause__ = self._cause
+        error.__cause__ = self.cause
         return error
 
     async def _unblocked(self, blocked: set[asyncio.Future[None]]) -> None:
@@ -208,7 +228,8 @@ class HttpSocket(Socket, asyncio.BufferedProtocol):
             timer = self._loop.call_later(linger or _FLUSH, self._transport.abort)
             self.gone.add_done_callback(lambda _: timer.cancel())
 
-    def abort(self) -> None:
+    def drop(self) -> None:
+        """What ``end`` does when its time is over."""
         self._transport.abort()
 
     def _wake(self) -> None:
@@ -222,10 +243,11 @@ class HttpSocket(Socket, asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
         self.local = join_address(transport.get_extra_info("sockname"))
         self.peer = self.peer or join_address(transport.get_extra_info("peername"))
-        _watch_peer(transport.get_extra_info("socket"))
+        self._file = transport.get_extra_info("socket")
+        _watch_peer(self._file)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._cause = self._cause or exc
+        self.cause = self.cause or exc
         if not self.gone.done():
             self.gone.set_result(None)
         self.end(self._peer_left())
@@ -256,7 +278,7 @@ class HttpSocket(Socket, asyncio.BufferedProtocol):
             if self._line or self._fields:  # under way, see there
                 self._bound_rest()
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._cause = error
+            self.cause = error
             self.refuse(_refused(error))
         except Refused as refused:
             self.refuse(refused)
@@ -295,14 +317,17 @@ class HttpSocket(Socket, asyncio.BufferedProtocol):
         length = header.pop("Content-Length", "")
         if len(length) >= self._surely_fits and int(length) > self._options.max_body:
             raise self._too_large(length)
+        coding = header.pop("Transfer-Encoding", "chunked"), header.pop("Content-Encoding", "")
+        if coding[0].lower() != "chunked" or coding[1].lower() not in ("", "identity"):
+            raise Refused(415, "bodies are not inflated: send them without Content-Encoding")
         return header
 
     def on_message_complete(self) -> None:
+        if self._parts:
+            self._chunks[:0] = self._parts
+            self._parts.clear()
+            self._size = 0
         body = b"".join(self._chunks)  # of one chunk that is no copy
-        if self._rest:
-            self._rest += body
-            body = bytes(self._rest)
-            self._rest.clear()
         header = self._header
         self._quiet = 0.0
         self._fresh = True
@@ -333,9 +358,13 @@ class HttpSocket(Socket, asyncio.BufferedProtocol):
     def _bound_rest(self) -> None:
         """A message goes on in the next segment. What comes without progress in its body is a
         head or trailers, and may not grow without end."""
-        self._rest += b"".join(self._chunks)
+        part = b"".join(self._chunks)
         self._chunks.clear()
-        size = len(self._rest)
+        size = self._size = self._size + len(part)
+        if self._parts and len(self._parts[-1]) < _PART:
+            self._parts[-1] += part
+        else:
+            self._parts.append(part)
         if size > self._options.max_body:
             raise self._too_large(f"over {size - 1}")
         if self._fresh:

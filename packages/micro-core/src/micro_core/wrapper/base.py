@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from ..message import Header
+from ..context import Metadata, current, enter
+from ..message import Header, canonical
 
 Kind = Literal["call", "attempt", "handler", "subscriber", "publish"]
 
@@ -55,3 +56,9 @@ def _around(wrapper: Wrapper, call_next: Next) -> Next:
         return await wrapper(request, call_next)
 
     return run
+
+
+def enter_wrapped(request: WrappedRequest) -> None:
+    """What is inside the wrappers of a handler sees the metadata as they left it."""
+    header = {canonical(name): value for name, value in request.header.items()}
+    enter(current()._replace(metadata=Metadata(header)))
