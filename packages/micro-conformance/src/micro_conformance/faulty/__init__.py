@@ -1,0 +1,1 @@
+"""Plugins with one fault each. Importing a module makes those of its kind known."""

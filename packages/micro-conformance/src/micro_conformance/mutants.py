@@ -1,0 +1,111 @@
+"""The suite's own test: plugins with one fault each, and which promises notice.
+
+A mutant wraps the memory plugin of its kind and breaks one thing. It names the promises it is
+for. A promise that no mutant breaks is unproved: nobody has seen it fail.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pytest
+
+from micro_core.plugin import Plugin
+
+from .promise import promises_of
+from .suite import Suite
+
+C = TypeVar("C", bound=type[Plugin])
+Matrix = Mapping[str, frozenset[str]]  # by mutant: the promises that failed
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    plugin: type[Plugin]
+    promises: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        return self.plugin.__name__
+
+    @property
+    def fault(self) -> str:
+        """The one thing that is broken, in a sentence: the docstring of the class."""
+        return " ".join((self.plugin.__doc__ or "").split())
+
+
+MUTANTS: dict[str, list[Mutant]] = {}
+
+
+def mutant(*promises: str) -> Callable[[C], C]:
+    """Make a faulty plugin one of the mutants of its kind, which must fail ``promises``."""
+
+    def add(plugin: C) -> C:
+        MUTANTS.setdefault(plugin.kind, []).append(Mutant(plugin, frozenset(promises)))
+        return plugin
+
+    return add
+
+
+def failed(suite: type[Suite[Any]], plugin: type[Plugin]) -> frozenset[str]:
+    """The promises that ``plugin`` breaks; those that could not be tried count as kept."""
+
+    class Tried(suite):  # type: ignore[misc, valid-type]
+        jumping = True
+
+        def make(self, address: str) -> Any:
+            return plugin(address)
+
+    trying = Tried()
+    with _quiet():
+        return frozenset(
+            one.name for one in promises_of(suite) if not one.breaks and _fails(trying, one)
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What faulty plugins leave behind is not worth a word, and is gone before others are tried."""
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+            gc.collect()
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _fails(suite: Suite[Any], promise: Any) -> bool:
+    try:
+        suite._judge(promise, None, {})
+    except pytest.skip.Exception:
+        return False
+    except Exception:
+        return True
+    return False
+
+
+def matrix(suite: type[Suite[Any]], mutants: Iterable[Mutant]) -> Matrix:
+    return {one.name: failed(suite, one.plugin) for one in mutants}
+
+
+def unproved(suite: type[Suite[Any]], found: Matrix) -> list[str]:
+    """The promises that no mutant breaks, and that could be tried on one."""
+    killed = frozenset[str]().union(*found.values())
+    return [one.name for one in promises_of(suite) if not one.breaks and one.name not in killed]
+
+
+def table(suite: type[Suite[Any]], found: Matrix) -> str:
+    """One line a promise, with the mutants that it fails."""
+    lines = [f"{len(found)} mutants, {len(promises_of(suite))} promises"]
+    for one in promises_of(suite):
+        by = [name for name, promises in found.items() if one.name in promises]
+        lines.append(f"  {one.name}: {', '.join(by) or 'UNPROVED'}")
+    return "\n".join(lines)

@@ -1,0 +1,35 @@
+"""Every mutant fails the promises it is for, and nearly every promise is failed by a mutant."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+
+from micro_conformance import RegistrySuite
+from micro_conformance.mutants import MUTANTS, matrix, table, unproved
+from micro_conformance.promise import promises_of
+from micro_conformance.suite import Suite
+
+SUITES: dict[str, type[Suite[Any]]] = {"registry": RegistrySuite}
+LEAST = {"registry": 40, "broker": 45, "transport": 28, "codec": 25, "selector": 15, "store": 15}
+
+
+@pytest.mark.parametrize("kind", SUITES)
+def test_the_kill_matrix(kind: str, record_property: pytest.RecordProperty) -> None:
+    importlib.import_module(f"micro_conformance.faulty.{kind}")
+    suite, mutants = SUITES[kind], MUTANTS[kind]
+    promises = promises_of(suite)
+    found = matrix(suite, mutants)
+    print(f"{kind}: {table(suite, found)}")
+    left = unproved(suite, found)
+    record_property("unproved", left)
+    for one in mutants:
+        missed = one.promises - found[one.name]
+        assert not missed, f"{one.name} ({one.fault}) is not noticed by {sorted(missed)}"
+        blunt = len(found[one.name]) > len(promises) / 3
+        assert not blunt, f"{one.name} fails {len(found[one.name])} of {len(promises)}: too blunt"
+    assert len(promises) >= LEAST[kind]
+    tried = [one for one in promises if not one.breaks]
+    assert len(left) <= len(tried) / 10, f"unproved: {left}"
