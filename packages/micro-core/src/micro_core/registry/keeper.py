@@ -30,7 +30,7 @@ class Keeper:
     """
 
     def __init__(
-        self, registry: Registry, info: ServiceInfo, ttl: float, interval: float | None
+        self, registry: Registry, info: ServiceInfo, ttl: float, interval: float | None = None
     ) -> None:
         if not ttl > 0:
             raise OptionError(f"ttl={ttl} of {info.name}: give more than 0 seconds")
