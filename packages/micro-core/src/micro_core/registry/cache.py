@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable, Hashable, Mapping
 
 from ..errors import BackendError, BackendRefused, BackendUnavailable, MicroError
-from ..timing import now
+from ..timing import end, now
 from .base import Registry
 from .records import Node, ServiceInfo, by_version, check_name
-from .watcher import Watcher, end
+from .watcher import Watcher
 
 log = logging.getLogger("micro.registry")
 Predicate = Callable[[ServiceInfo, Node], bool]

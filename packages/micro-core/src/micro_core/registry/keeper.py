@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Self
 
 from ..backoff import Backoff
 from ..errors import BackendUnavailable, InvalidName, MicroError, OptionError
-from ..timing import now
+from ..timing import end, now
 from .records import Node, ServiceInfo
-from .watcher import end
 
 if TYPE_CHECKING:
     from .base import Registry

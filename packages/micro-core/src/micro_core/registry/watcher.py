@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from ..backoff import Backoff
 from ..errors import MicroError
-from ..timing import now
+from ..timing import end, now
 from .records import RegistryEvent, ServiceInfo, by_node, by_version
 
 if TYPE_CHECKING:
@@ -188,17 +188,3 @@ class Watcher:
             if seen == self._changes_seen:
                 return self._replace(nodes)
             await asyncio.sleep(pause.next())
-
-
-async def end(*tasks: asyncio.Task[Any], limit: float) -> None:
-    """Cancel ``tasks`` and wait for their end, ``limit`` seconds at most."""
-    for task in tasks:
-        task.cancel()
-    if not tasks:
-        return
-    done, late = await asyncio.wait(tasks, timeout=limit)
-    for task in done:
-        if not task.cancelled():
-            task.exception()  # taken, so that it is not reported as lost
-    for task in late:
-        log.error("%s does not end", task.get_name())
