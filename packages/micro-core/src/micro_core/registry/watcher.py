@@ -46,7 +46,7 @@ class Watcher:
         self._synced = float("-inf")
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._closed = False
+        self.closed = False
 
     @property
     def services(self) -> list[ServiceInfo]:
@@ -70,21 +70,19 @@ class Watcher:
 
     async def close(self) -> None:
         """Stop watching; bounded and idempotent. Whoever iterates sees the end."""
-        self._closed = True
+        self.closed = True
         self._wake.set()
-        task, self._task = self._task, None
-        if task is not None:
-            await end(task, limit=self._registry.close_timeout)
+        await end(self._task, limit=self._registry.close_timeout)
 
     # -- the reader --------------------------------------------------------------------------
 
     def __aiter__(self) -> Self:
-        if self._task is None and not self._closed:
+        if self._task is None and not self.closed:
             raise RuntimeError("use 'async with registry.watch(name) as watcher' first")
         return self
 
     async def __anext__(self) -> RegistryEvent:
-        while not self._closed:
+        while not self.closed:
             if event := self._next_event():
                 return event
             self._wake.clear()
