@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("micro.broker")
 
-_LONG = 5.0  # seconds after which a connection that broke counts as having worked
 _CUT = 1.0  # seconds that cancelled handlers, and then the driver's closing, may take
 _BURST = 16  # deliveries handled without the loop's other tasks having had a turn
 
@@ -66,7 +65,7 @@ class Event:
             if operation is not nothing:
                 await broker._ask(operation(), f"{what} {self.topic}")
         finally:
-            self._subscription._note_settled()
+            self._subscription._count(-1, 0)
 
 
 class _Lanes:
@@ -144,7 +143,7 @@ class Subscription:
         self._auto_ack = auto_ack
         self._held = 0  # delivered and not settled
         self._busy = 0  # delivered and its handler not done
-        self._fell = Signal()  # one of the two
+        self._counted = Signal()  # one of the two
         self._lanes = _Lanes(concurrency, self._handle)
         self._delays = Backoff()
         self._stopped = asyncio.Event()
@@ -184,8 +183,7 @@ class Subscription:
         self._over = True
         for event in self._lanes.clear():
             event.settled = True
-            self._note_settled()
-            self._note_handled()
+            self._count(-1, -1)
 
     async def drain(self, timeout: float) -> None:
         """Unsubscribe after up to ``timeout`` seconds for handlers and for acks still owed."""
@@ -211,7 +209,7 @@ class Subscription:
             async with asyncio.timeout(timeout):
                 if self._task is not None and not self._over:
                     await asyncio.wait([self._task])  # the driver ends its iterator once empty
-                await self._fell.until(done)
+                await self._counted.until(done)
         async with self._gate:
             if self._busy:
                 log.warning("%s: %d handlers cut off by the end", self, self._busy)
@@ -232,9 +230,7 @@ class Subscription:
                 await self._consume(backoff)
             except (Exception, asyncio.CancelledError) as error:
                 await self._broken(_not_ours(error))
-            if now() - opened > _LONG:
-                backoff.reset()
-            await self._pause(backoff.next())
+            await self._pause(backoff.next(worked=now() - opened))
 
     async def _consume(self, backoff: Backoff) -> None:
         """Returns when fetching stops, and raises when the backend ends or fails."""
@@ -245,10 +241,9 @@ class Subscription:
         async for delivery in self._deliveries:
             backoff.reset()
             if not self._over:
-                self._held += 1
-                self._busy += 1
+                self._count(1, 1)
                 await self._lanes.take(Event(self, delivery))
-                await self._fell.until(lambda: self._held < self._request.prefetch)
+                await self._counted.until(lambda: self._held < self._request.prefetch)
             if self._over:
                 return
             burst = (burst + 1) % _BURST
@@ -299,15 +294,12 @@ class Subscription:
             if self._auto_ack:
                 await self._settle(event.ack)
         finally:
-            self._note_handled()
+            self._count(0, -1)
 
-    def _note_handled(self) -> None:
-        self._busy -= 1
-        self._fell.ring()
-
-    def _note_settled(self) -> None:
-        self._held -= 1
-        self._fell.ring()
+    def _count(self, held: int, busy: int) -> None:
+        self._held += held
+        self._busy += busy
+        self._counted.ring()
 
     async def _fail(self, event: Event, error: Exception) -> None:
         self.failed += 1

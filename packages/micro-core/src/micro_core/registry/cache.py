@@ -248,13 +248,11 @@ class ServiceView:
         self.services = tuple(by_version(after.values()))
         self.version += 1
         self._bell.ring()
-        left = _by_address(before)
-        for address in _by_address(after).keys() & left:
-            del left[address]
-        lost = held.keys() - after.keys()
-        if gone := sum(node.id in lost for node in left.values()):
+        stay, lost = _by_address(after), held.keys() - after.keys()
+        left = [node for address, node in _by_address(before).items() if address not in stay]
+        if gone := sum(node.id in lost for node in left):
             log.warning("%s: %d nodes have not come back", self.name, gone)
-        for node in left.values():
+        for node in left:
             self._cache.on_withdrawn(node)
 
 

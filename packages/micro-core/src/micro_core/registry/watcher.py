@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from .base import Change, Registry
 
 log = logging.getLogger("micro.registry")
-_STEADY = 5.0  # seconds after which changes that end again did work
 
 
 class Watcher:
@@ -60,8 +59,7 @@ class Watcher:
 
     async def __aenter__(self) -> Self:
         self._replace(await self._registry.get_nodes(self.name))
-        self._delivered = dict(self.nodes)
-        self._dirty.clear()
+        self._delivered, self._dirty = dict(self.nodes), {}
         self._task = asyncio.create_task(self._supervise(), name=f"micro-watch {self.name}")
         return self
 
@@ -94,11 +92,11 @@ class Watcher:
             return None
         key = next(iter(self._dirty))
         del self._dirty[key]
-        before, after = self._delivered.pop(key, None), self.nodes.get(key)
-        if after is not None:
-            self._delivered[key] = after
-            return RegistryEvent("create" if before is None else "update", after)
-        return None if before is None else RegistryEvent("delete", before)
+        if key not in self.nodes:
+            return RegistryEvent("delete", self._delivered.pop(key))
+        known = key in self._delivered
+        self._delivered[key] = self.nodes[key]
+        return RegistryEvent("update" if known else "create", self.nodes[key])
 
     # -- the view ----------------------------------------------------------------------------
 
@@ -148,9 +146,7 @@ class Watcher:
             except Exception as failure:
                 error = failure
             self._doubt(error)
-            if now() - begin > _STEADY:
-                pause.reset()
-            await asyncio.sleep(pause.next())
+            await asyncio.sleep(pause.next(worked=now() - begin))
 
     async def _follow(self) -> None:
         """Returns when the changes end, raises what they or a list raise."""
