@@ -46,16 +46,10 @@ async def end(*tasks: asyncio.Task[Any] | None, limit: float) -> None:
         log.error("%s does not end: it ignores its cancellation", task.get_name())
 
 
-class Signal:
-    """Wakes all who wait for a condition; :meth:`ring` whenever one may have come true."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    def ring(self) -> None:
-        self._event.set()
+class Signal(asyncio.Event):
+    """Set whenever a condition may have come true that somebody waits for."""
 
     async def until(self, condition: Callable[[], object]) -> None:
         while not condition():
-            self._event.clear()
-            await self._event.wait()
+            self.clear()
+            await self.wait()

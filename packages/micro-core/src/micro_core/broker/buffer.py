@@ -58,18 +58,18 @@ class Buffer(Generic[T]):
                 self._permits.release()  # for the next one to see the end
                 raise StopAsyncIteration
             await self._permits.acquire()
-        self._less.ring()
+        self._less.set()
         return self._items.popleft()
 
     def close(self) -> None:
         """Take nothing more; what is in it can still be had."""
         self.closed = True
-        self._less.ring()
+        self._less.set()
         self._permits.release()
 
     def clear(self) -> list[T]:
         """Empty it; returns what was in it."""
         items = list(self._items)
         self._items.clear()
-        self._less.ring()
+        self._less.set()
         return items

@@ -299,7 +299,7 @@ class Subscription:
     def _count(self, held: int, busy: int) -> None:
         self._held += held
         self._busy += busy
-        self._counted.ring()
+        self._counted.set()
 
     async def _fail(self, event: Event, error: Exception) -> None:
         self.failed += 1

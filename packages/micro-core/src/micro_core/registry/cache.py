@@ -210,7 +210,7 @@ class ServiceView:
     async def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._bell.ring()
+        self._bell.set()
         await self._watcher.close()
 
     def is_unused(self, pause: float, idle: float) -> bool:
@@ -247,7 +247,7 @@ class ServiceView:
         after = self._ledger.nodes
         self.services = tuple(by_version(after.values()))
         self.version += 1
-        self._bell.ring()
+        self._bell.set()
         stay, lost = _by_address(after), held.keys() - after.keys()
         left = [node for address, node in _by_address(before).items() if address not in stay]
         if gone := sum(node.id in lost for node in left):
