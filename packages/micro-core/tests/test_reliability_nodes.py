@@ -177,9 +177,9 @@ def test_an_erroring_node_is_ejected_and_comes_back(
             move(61.0)
             runs = workers[0].runs
             healed = 0
-        for _ in range(20):
-            healed += await errors(10)
-            move(5.0)  # what p2c thinks of one slow call fades
+            for _ in range(20):
+                healed += await errors(10)
+                move(2.0)  # what p2c thinks of one slow call fades
             share = (workers[0].runs - runs) / 200
         figures = (
             f"{selector}: ejected after {until_ejected} failures, {after} of 500 failed after it, "
