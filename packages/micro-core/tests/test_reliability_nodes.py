@@ -142,7 +142,7 @@ def test_retries_are_within_the_budget_in_real_time(
 
 
 @pytest.mark.parametrize("selector", SELECTORS)
-def test_an_erroring_node_is_ejected_and_comes_back(
+def test_an_erroring_node_is_ejected_and_comes_back(  # noqa: C901
     selector: str, record_property: pytest.RecordProperty
 ) -> None:
     @in_movable_loop
