@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from .registry import RegistrySuite
 from .suite import Suite
 
 SUITES: Mapping[str, type[Suite[Any]]] = {
-    "registry": RegistrySuite,
+    "registry": cast(Any, RegistrySuite),
 }
 
 
