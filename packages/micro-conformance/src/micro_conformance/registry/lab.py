@@ -17,19 +17,20 @@ ENDPOINT = Endpoint(
 
 
 class RegistryLab(Lab[Registry]):
-    def node(self, number: int = 1, **metadata: str) -> Node:
-        """A node whose id nobody else has. Its address is one that nobody listens on."""
-        return Node(f"{self.prefix}-node-{number}", f"127.0.0.1:{10_000 + number}", metadata)
+    def node(self, service: str, number: int = 1, **metadata: str) -> Node:
+        """A node whose id no other service has. Its address is one that nobody listens on."""
+        return Node(f"{service}-{number}", f"127.0.0.1:{10_000 + number}", metadata)
 
     def info(
         self, name: str = "", *, nodes: Sequence[int] = (1,), version: str = "1.0.0"
     ) -> ServiceInfo:
-        made = [self.node(number) for number in nodes]
-        return ServiceInfo(name or self.name(), version, made, [ENDPOINT])
+        name = name or self.name()
+        made = [self.node(name, number) for number in nodes]
+        return ServiceInfo(name, version, made, [ENDPOINT])
 
     async def sees(self, registry: Registry, name: str, nodes: Sequence[int]) -> None:
         """Return once a list has exactly these nodes."""
-        wanted = sorted(self.node(number).id for number in nodes)
+        wanted = sorted(self.node(name, number).id for number in nodes)
 
         async def seen() -> bool:
             return ids(await registry.get_service(name)) == wanted

@@ -49,7 +49,7 @@ class Watching(Suite[Registry]):
         registry, other, info = await lab.new(), await lab.new(), lab.info()
         await other.register(info)
         async with registry.watch(info.name) as watcher:
-            changed = info.with_nodes([lab.node(1, zone="b")])
+            changed = info.with_nodes([lab.node(info.name, 1, zone="b")])
             await other.register(changed)
             assert await told(watcher, 1, self.patience) == [RegistryEvent("update", changed)]
 
@@ -69,9 +69,11 @@ class Watching(Suite[Registry]):
         registry, other, info = await lab.new(), await lab.new(), lab.info(nodes=[1, 2])
         await other.register(info)
         async with registry.watch(info.name) as watcher:
-            await other.deregister(info.with_nodes([lab.node(1)]))
-            assert shape(await told(watcher, 1, self.patience)) == [("delete", lab.node(1).id)]
-            assert ids(watcher.services) == [lab.node(2).id]
+            await other.deregister(info.with_nodes([lab.node(info.name, 1)]))
+            assert shape(await told(watcher, 1, self.patience)) == [
+                ("delete", lab.node(info.name, 1).id)
+            ]
+            assert ids(watcher.services) == [lab.node(info.name, 2).id]
 
     @promise()
     async def test_the_last_node_going_is_told(self, lab: RegistryLab) -> None:
@@ -80,7 +82,9 @@ class Watching(Suite[Registry]):
         await other.register(info)
         async with registry.watch(info.name) as watcher:
             await other.deregister(info)
-            assert shape(await told(watcher, 1, self.patience)) == [("delete", lab.node(1).id)]
+            assert shape(await told(watcher, 1, self.patience)) == [
+                ("delete", lab.node(info.name, 1).id)
+            ]
             assert watcher.services == []
 
     @promise(guarantee="expiry")
@@ -103,7 +107,7 @@ class Watching(Suite[Registry]):
                 await other.register(info)
             await other.register(lab.info(info.name, nodes=[2]))
             [event] = await told(watcher, 1, self.patience)
-            assert shape([event]) == [("create", lab.node(2).id)]
+            assert shape([event]) == [("create", lab.node(info.name, 2).id)]
 
     @promise()
     async def test_other_services_are_not_told(self, lab: RegistryLab) -> None:
@@ -122,7 +126,7 @@ class Watching(Suite[Registry]):
             await other.register(info)
             for watcher in (one, two):
                 events = await told(watcher, 2, self.patience)
-                assert shape(events) == [("create", lab.node(n).id) for n in (1, 2)]
+                assert shape(events) == [("create", lab.node(info.name, n).id) for n in (1, 2)]
 
     @promise()
     async def test_all_nodes_of_one_registration_are_told(self, lab: RegistryLab) -> None:
@@ -140,8 +144,8 @@ class Watching(Suite[Registry]):
         registry, other, info = await lab.new(), await lab.new(), lab.info()
         async with registry.watch(info.name) as watcher:
             for number in range(20):
-                await other.register(info.with_nodes([lab.node(1, state=str(number))]))
-            last = info.with_nodes([lab.node(1, state="19")])
+                await other.register(info.with_nodes([lab.node(info.name, 1, state=str(number))]))
+            last = info.with_nodes([lab.node(info.name, 1, state="19")])
             await lab.eventually(lambda: watcher.services == [last], "the view has the last state")
             events = await told(watcher, 1, self.patience)
             while events[-1].service != last:
@@ -154,11 +158,11 @@ class Watching(Suite[Registry]):
         registry, other, info = await lab.new(), await lab.new(), lab.info()
         for number in range(20):
             registering = asyncio.create_task(
-                other.register(info.with_nodes([lab.node(1, state=str(number))]))
+                other.register(info.with_nodes([lab.node(info.name, 1, state=str(number))]))
             )
             async with registry.watch(info.name) as watcher:
                 await registering
-                wanted = [info.with_nodes([lab.node(1, state=str(number))])]
+                wanted = [info.with_nodes([lab.node(info.name, 1, state=str(number))])]
                 await lab.eventually(
                     lambda watcher=watcher, wanted=wanted: watcher.services == wanted,  # type: ignore[misc]
                     f"the view has state {number}",
