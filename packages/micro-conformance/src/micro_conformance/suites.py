@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from .registry import RegistrySuite
+from .selector import SelectorSuite
 from .suite import Suite
 
 SUITES: Mapping[str, type[Suite[Any]]] = {
-    "registry": RegistrySuite,
+    "registry": RegistrySuite,  # type: ignore[type-abstract]
+    "selector": SelectorSuite,  # type: ignore[type-abstract]
 }
 
 
