@@ -8,10 +8,12 @@ from typing import Any
 from .registry import RegistrySuite
 from .selector import SelectorSuite
 from .suite import Suite
+from .transport import TransportSuite
 
 SUITES: Mapping[str, type[Suite[Any]]] = {
     "registry": RegistrySuite,  # type: ignore[type-abstract]
     "selector": SelectorSuite,  # type: ignore[type-abstract]
+    "transport": TransportSuite,  # type: ignore[type-abstract]
 }
 
 
