@@ -11,6 +11,7 @@ from micro_conformance.backend import (
 from micro_conformance.promise import promise
 from micro_conformance.registry import RegistrySuite
 from micro_conformance.selector import SelectorSuite
+from micro_conformance.transport import TransportSuite
 
 __all__ = [
     "AddressBackend",
@@ -21,5 +22,6 @@ __all__ = [
     "Ready",
     "RegistrySuite",
     "SelectorSuite",
+    "TransportSuite",
     "promise",
 ]

@@ -8,10 +8,12 @@ from typing import Any, cast
 from .registry import RegistrySuite
 from .selector import SelectorSuite
 from .suite import Suite
+from .transport import TransportSuite
 
 SUITES: Mapping[str, type[Suite[Any]]] = {
     "registry": cast(Any, RegistrySuite),
     "selector": cast(Any, SelectorSuite),
+    "transport": cast(Any, TransportSuite),
 }
 
 

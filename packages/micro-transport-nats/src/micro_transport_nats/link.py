@@ -144,7 +144,8 @@ class Link:
         async def note(error: Exception) -> None:
             if not connected:
                 raise error  # or nats-py would go on with the next try
-            log.warning("NATS at %s: %s", redact_url(address), _text(error))
+            if not connection.gone.done():
+                log.warning("NATS at %s: %s", redact_url(address), _text(error))
 
         try:
             await connection.connect(
