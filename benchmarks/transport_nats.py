@@ -135,7 +135,9 @@ async def measure(in_flight: int, seconds: float, rounds: int) -> None:
         series = await interleave(subjects, [in_flight], rounds, seconds)
     floor = series["nats-py request", in_flight]
     for (name, _), each in series.items():
-        print(f"{name:16} {each.median:8,.0f}/s  {each.over(floor):.2f}  (spread {each.spread:.0%})")
+        print(
+            f"{name:16} {each.median:8,.0f}/s  {each.over(floor):.2f}  (spread {each.spread:.0%})"
+        )
 
 
 def main() -> None:

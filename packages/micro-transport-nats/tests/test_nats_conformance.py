@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from micro_conformance import TransportSuite
 from micro_core import Transport
 from micro_transport_nats import NatsTransport
@@ -11,7 +13,7 @@ class TestNats(TransportSuite):
     server = "nats"
     port = 4222
     bind = ""
-    deviations = {
+    deviations: ClassVar = {
         "test_a_body_of_a_mebibyte_arrives": "a NATS server takes 1 MiB a message unless its "
         "max_payload is raised, and Go's base64 makes four bytes of three",
     }

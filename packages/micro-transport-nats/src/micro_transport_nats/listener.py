@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from contextvars import copy_context
 from typing import Any
@@ -14,8 +15,8 @@ from nats.aio.subscription import Subscription
 from micro_core.errors import SocketClosed
 from micro_core.transport.base import Listener, Serve
 from micro_core.transport.serving import Serving
+from micro_nats import Connection
 
-from .connection import Connection
 from .socket import END, NatsSocket, Owner
 
 _CLOSE = 4.0
@@ -92,10 +93,8 @@ class NatsListener(Listener, Owner):
         subscription, self._subscription = self._subscription, None
         self._transport.listeners.discard(self)
         if subscription is not None:
-            try:
+            with contextlib.suppress(errors.Error):  # or it ended with the connection
                 await subscription.unsubscribe()
-            except errors.Error:
-                pass  # it ended with the connection
         tasks = self._serving.cancel()
         for socket in list(self.sockets.values()):
             await socket.leave(f"{self.address} listens no more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import Any, Protocol
 
@@ -18,8 +19,8 @@ from micro_core.errors import (
 )
 from micro_core.message import Message
 from micro_core.transport.base import Socket
+from micro_nats import Connection
 
-from .connection import Connection
 from .wire import decode, encode
 
 _MESSAGE = 512  # bytes that a message counts more than its payload
@@ -49,14 +50,14 @@ class NatsSocket(Socket):
         self._inbox: deque[bytes] = deque()
         self._held = 0
         self._waiter: asyncio.Future[None] | None = None
-        self._end: tuple[type[MicroError], str, dict[str, Any]] | None = None
+        self._end: tuple[type[MicroError], str, dict[str, Any]] | tuple[()] = ()
         self._spoken = False  # the peer has been heard
         self._unanswered = 0  # messages sent since it was last heard
         self.active = self._loop.time()
 
     @property
     def closed(self) -> bool:
-        return self._end is not None
+        return bool(self._end)
 
     @property
     def waiting(self) -> bool:
@@ -76,7 +77,7 @@ class NatsSocket(Socket):
         self._check_payload(len(data))
         if self._connection.full:
             await self._room()
-        if self._end is not None:
+        if self._end:
             raise SocketClosed(self._end[1], happened="no")
         self._unanswered += 1
         self.active = self._loop.time()
@@ -84,7 +85,7 @@ class NatsSocket(Socket):
 
     async def recv(self) -> Message:
         if not self._inbox:
-            if self._end is None:
+            if not self._end:
                 await self._arrival()
             if not self._inbox:
                 self._raise_end()
@@ -110,21 +111,19 @@ class NatsSocket(Socket):
 
     async def leave(self, text: str) -> None:
         """End this side and tell the other one, if there is one."""
-        if self._end is None:
+        if not self._end:
             known = self._spoken or self._unanswered > 0
             self.finish(SocketClosed, text)
             if known:
                 await self.tell_end()
 
     async def tell_end(self) -> None:
-        try:
+        with contextlib.suppress(errors.Error):  # lost: the peer is told later, or finds out
             await self._connection.publish(self.peer, END, self.reply)
-        except errors.Error:
-            pass  # lost, and so will the peer find
 
     async def deliver(self, data: bytes) -> None:
         """What the peer has sent; the end, if it is empty."""
-        if self._end is not None:
+        if self._end:
             return
         if not data:
             self.finish(SocketClosed, f"{self.peer} has ended the socket")
@@ -149,7 +148,7 @@ class NatsSocket(Socket):
             self.finish(BackendUnavailable, text, plugin="nats", address=self.peer)
 
     def finish(self, kind: type[MicroError], text: str, **more: Any) -> None:
-        if self._end is None:
+        if not self._end:
             self._end = kind, text, more
             self._owner.forget(self)
             self._wake()
@@ -198,9 +197,9 @@ class NatsSocket(Socket):
         await self.tell_end()
 
     def _raise_end(self) -> None:
-        assert self._end is not None
-        kind, text, more = self._end
-        raise kind(text, **more)
+        if self._end:
+            kind, text, more = self._end
+            raise kind(text, **more)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import weakref
@@ -13,14 +14,13 @@ from nats import errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from micro_core.errors import BackendError, BackendRefused, BackendUnavailable, SocketClosed
+from micro_core.errors import BackendRefused, BackendUnavailable, SocketClosed
 from micro_core.optiontypes import Duration
 from micro_core.security import TLS, Secret, secret
 from micro_core.timing import end
 from micro_core.transport.base import Listener, Serve, Socket, Transport, TransportFeatures
+from micro_nats import Connection, Link, LinkOptions, server_url
 
-from .connection import Connection
-from .link import Link, LinkOptions, server_url
 from .listener import NatsListener
 from .socket import END, NatsSocket
 
@@ -71,7 +71,7 @@ class NatsTransport(Transport):
         self._idle_timeout, self._interval = idle_timeout, ping_interval
         for address in self.addresses:
             server_url(address, tls)
-        self._options = LinkOptions(
+        self._link_options = LinkOptions(
             addresses=self.addresses,
             username=username,
             password=secret(password),
@@ -95,9 +95,9 @@ class NatsTransport(Transport):
         return self._link.connection if self._link else None
 
     async def _connect(self) -> None:
-        if self._options.tls is not None and not self._options.tls.verify:
+        if self._link_options.tls is not None and not self._link_options.tls.verify:
             log.warning("transport nats at %s: TLS does not verify the server", self.address)
-        self._link = Link(self._options, self._up, self._down, self._failure)
+        self._link = Link(self._link_options, self._up, self._down, self._failure)
         await self._link.open()
         self._looking = asyncio.create_task(self._look(), name="micro-nats-look")
 
@@ -254,10 +254,8 @@ class NatsTransport(Transport):
         while True:
             await asyncio.sleep(self._interval)
             if self._link is not None and self._link.connection is not None:
-                try:
+                with contextlib.suppress(errors.Error):  # the link knows, or will
                     await self._look_once(self._link.connection)
-                except errors.Error:
-                    pass  # the link knows, or will
 
     async def _look_once(self, connection: Connection) -> None:
         now = asyncio.get_running_loop().time()

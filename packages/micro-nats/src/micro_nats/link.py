@@ -50,8 +50,8 @@ def server_url(address: str, tls: TLS | None) -> str:
     more = parts.path.strip("/") or parts.query or parts.fragment
     if not good or more or parts.scheme not in ("nats", "tls"):
         raise OptionError(
-            f"NATS's address {redact_url(url)!r}: give host, host:port, [v6]:port, nats://host:port "
-            "or, with TLS, tls://host:port"
+            f"NATS's address {redact_url(url)!r}: give host, host:port, [v6]:port, "
+            "nats://host:port or, with TLS, tls://host:port"
         )
     return url
 
@@ -122,17 +122,16 @@ class Link:
         """To the first of the addresses that takes it."""
         addresses = self._options.addresses
         limit = 0.9 * self._options.connect_timeout / len(addresses)
-        failed: BackendError | None = None
+        failed: list[BackendError] = []
         for address in addresses:
             try:
                 async with asyncio.timeout(limit):
                     return await self._try(address, limit)
             except (errors.Error, OSError, OptionError) as error:
-                if failed is None or isinstance(failed, BackendUnavailable):
-                    failed = self._failed(address, error)
-                    failed.__cause__ = error
-        assert failed is not None
-        raise failed
+                failed.append(self._failed(address, error))
+                failed[-1].__cause__ = error
+        refused = [error for error in failed if isinstance(error, BackendRefused)]
+        raise (refused or failed)[0]
 
     async def _try(self, address: str, limit: float) -> Connection:
         options = self._options

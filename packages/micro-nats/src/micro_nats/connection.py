@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
+from typing import Any, cast
 
 from nats import errors
 from nats.aio.client import Client
@@ -13,6 +13,7 @@ from nats.aio.transport import TcpTransport
 from micro_core.timing import end
 
 _BACKLOG = 1 << 20  # bytes that wait to be written before a publisher waits
+_END = 1.0  # seconds for tasks that were cancelled
 _ROUND_TRIP = 10.0  # seconds after which a server that owes an answer counts as gone
 
 
@@ -33,8 +34,7 @@ class Connection(Client):
 
     def watch(self, interval: float) -> None:
         """Notice, from now on, the end of the connection, or a server silent for two intervals."""
-        assert self._reading_task is not None  # connected
-        self._reading_task.add_done_callback(self._on_read_end)
+        cast("asyncio.Task[Any]", self._reading_task).add_done_callback(self._on_read_end)
         self._start(self._beat(interval))
 
     def lose(self, error: Exception) -> None:
@@ -73,9 +73,11 @@ class Connection(Client):
         self._pending_data_size = 0
         if isinstance(self._transport, TcpTransport) and self._transport._io_writer is not None:
             self._transport._io_writer.transport.abort()
-        await end(*self._tasks, limit=1.0)
+        theirs = [self._reading_task, self._ping_interval_task, self._flusher_task]
+        theirs += [sub._wait_for_msgs_task for sub in self._subs.values()]
         with contextlib.suppress(errors.Error, OSError):
             await self.close()
+        await end(*self._tasks, *theirs, limit=_END)
 
     # -- tasks -------------------------------------------------------------------------------
 
@@ -110,7 +112,9 @@ class Connection(Client):
 
     def _on_read_end(self, task: asyncio.Task[Any]) -> None:
         error = None if task.cancelled() else task.exception()
-        self.lose(self.last_error or (error if isinstance(error, Exception) else errors.UnexpectedEOF()))
+        self.lose(
+            self.last_error or (error if isinstance(error, Exception) else errors.UnexpectedEOF())
+        )
 
     # -- what nats-py calls ------------------------------------------------------------------
 
