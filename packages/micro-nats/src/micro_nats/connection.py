@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from nats import errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport
 
 from micro_core.timing import end
@@ -25,6 +28,10 @@ class Connection(Client):
     without bound for a server that does not read; here those only tell.
     """
 
+    _reading_task: asyncio.Task[Any] | None
+    _ping_interval_task: asyncio.Task[Any] | None
+    _flusher_task: asyncio.Task[Any] | None
+
     def __init__(self, *, tls: bool) -> None:
         super().__init__()
         self._demands_tls = tls
@@ -36,6 +43,15 @@ class Connection(Client):
         """Notice, from now on, the end of the connection, or a server silent for two intervals."""
         cast("asyncio.Task[Any]", self._reading_task).add_done_callback(self._on_read_end)
         self._start(self._beat(interval))
+
+    async def hear(self, subject: str, take: Callable[[Msg], Awaitable[None]]) -> Subscription:
+        """Have ``take``, which never waits, called with each message.
+
+        It has no limit, over which nats-py would drop messages: nothing waits for long.
+        """
+        subscribe = cast(Any, self.subscribe)  # pyright: ignore[reportUnknownMemberType]
+        limits = {"pending_msgs_limit": 0, "pending_bytes_limit": 0}
+        return cast(Subscription, await subscribe(subject, cb=take, **limits))
 
     def lose(self, error: Exception) -> None:
         if not self.gone.done():
@@ -73,6 +89,7 @@ class Connection(Client):
         self._pending_data_size = 0
         if isinstance(self._transport, TcpTransport) and self._transport._io_writer is not None:
             self._transport._io_writer.transport.abort()
+        theirs: list[asyncio.Task[Any] | None]
         theirs = [self._reading_task, self._ping_interval_task, self._flusher_task]
         theirs += [sub._wait_for_msgs_task for sub in self._subs.values()]
         with contextlib.suppress(errors.Error, OSError):

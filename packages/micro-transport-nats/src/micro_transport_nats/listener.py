@@ -46,9 +46,7 @@ class NatsListener(Listener, Owner):
     async def begin(self, connection: Connection) -> None:
         """Subscribe on a new connection, and tell the peers of the one before what they lost."""
         self._connection = connection
-        self._subscription = await connection.subscribe(
-            self.address, cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
-        )
+        self._subscription = await connection.hear(self.address, self._on_message)
         lost, self._lost = self._lost, []
         for peer in lost:
             await connection.publish(peer, END)

@@ -234,9 +234,7 @@ class NatsTransport(Transport):
     async def _up(self, connection: Connection) -> None:
         """Another home each time: whoever asks for one of the former is told that nobody is."""
         self._own_inbox = connection.new_inbox()
-        await connection.subscribe(
-            f"{self._own_inbox}.*", cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
-        )
+        await connection.hear(f"{self._own_inbox}.*", self._on_message)
         for listener in self.listeners:
             await listener.begin(connection)
         await self._confirm(connection, "subscribe")
