@@ -89,6 +89,7 @@ class Connection(Client):
         self._pending_data_size = 0
         if isinstance(self._transport, TcpTransport) and self._transport._io_writer is not None:
             self._transport._io_writer.transport.abort()
+        self._transport = None  # or close would wait for it, for ever after a failed handshake
         theirs: list[asyncio.Task[Any] | None]
         theirs = [self._reading_task, self._ping_interval_task, self._flusher_task]
         theirs += [sub._wait_for_msgs_task for sub in self._subs.values()]
