@@ -218,17 +218,14 @@ class NatsRegistry(Registry):
         subscription = await connection.hear(inbox, gathering.take)
         try:
             await self._publish(connection, self._query_topic, question, inbox)
-            nobody = asyncio.create_task(gathering.nobody.wait())
-            await asyncio.wait(
-                (nobody, connection.gone),
-                timeout=self._wait,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            nobody.cancel()
+            await connection.settle()  # or an empty list might mean a server that is frozen
+            ends = (gathering.nobody, connection.gone)
+            await asyncio.wait(ends, timeout=self._wait, return_when=asyncio.FIRST_COMPLETED)
             if connection.gone.done():
-                error = connection.gone.result()
-                raise self._failure(BackendUnavailable, f"connection lost: {error}", error)
+                raise connection.gone.result()
             return gathering.found
+        except (errors.Error, OSError) as error:
+            raise self._failure(BackendUnavailable, f"connection lost: {error}", error) from error
         finally:
             if not connection.gone.done():
                 await subscription.unsubscribe()
@@ -280,12 +277,13 @@ class Gathering:
 
     def __init__(self, foreign_ttl: float) -> None:
         self.found: list[tuple[ServiceInfo, float]] = []
-        self.nobody = asyncio.Event()
+        self.nobody: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._foreign_ttl = foreign_ttl
 
     async def take(self, message: Msg) -> None:
         if message.headers is not None and message.headers.get("Status") == "503":
-            self.nobody.set()
+            if not self.nobody.done():
+                self.nobody.set_result(None)
             return
         try:
             info, ttl = read_answer(message.data)

@@ -1,0 +1,253 @@
+"""What only this registry has: services answer, watches keep the TTL, Go's messages."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import nats as native
+import pytest
+from in_loops import in_loop, until
+from nats.aio.client import Client
+
+from micro_conformance.proxy import ChaosProxy
+from micro_core import BackendError, OptionError
+from micro_core.registry.records import Endpoint, Node, ServiceInfo, Value
+from micro_registry_nats import NatsRegistry
+
+QUERY, WATCH = "micro.registry.nats.query", "micro.registry.nats.watch"
+
+
+@pytest.fixture
+def nats(server_address: Any) -> str:
+    return str(server_address("nats"))
+
+
+@asynccontextmanager
+async def raw(nats: str) -> AsyncIterator[Client]:
+    client = await native.connect(nats)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def fresh(version: str = "1.0.0") -> ServiceInfo:
+    name = f"py.{secrets.token_hex(4)}"
+    hello = Endpoint("Say.Hello", Value("Req", "Req", [Value("name", "string")]), Value("R", "R"))
+    return ServiceInfo(name, version, [Node(f"{name}-1", "h:1", {"a": "b"})], [hello], {"c": "d"})
+
+
+def go_record(info: ServiceInfo, **other: Any) -> dict[str, Any]:
+    """A record as Go writes it."""
+    nodes = [{"id": n.id, "address": n.address, "metadata": dict(n.metadata)} for n in info.nodes]
+    record = {"name": info.name, "version": info.version, "metadata": None, "endpoints": None}
+    return {**record, "nodes": nodes, **other}
+
+
+async def asked(client: Client, question: object, wait: float = 0.2) -> list[dict[str, Any]]:
+    """What is answered to a question as Go asks it."""
+    found: list[dict[str, Any]] = []
+
+    async def take(message: Any) -> None:
+        if message.data:
+            found.append(json.loads(message.data))
+
+    inbox = client.new_inbox()
+    subscription = await client.subscribe(inbox, cb=take)
+    await client.publish(QUERY, json.dumps(question).encode(), reply=inbox)
+    await client.flush()
+    await asyncio.sleep(wait)
+    await subscription.unsubscribe()
+    return found
+
+
+def question(name: str) -> dict[str, Any]:
+    empty = {"version": "", "metadata": None, "endpoints": None, "nodes": None}
+    return {"Action": "get", "Service": {"name": name, **empty}}
+
+
+@in_loop
+async def test_go_is_answered_and_not_after_deregister(nats: str) -> None:
+    info = fresh()
+    async with NatsRegistry(nats) as registry, raw(nats) as client:
+        await registry.register(info)
+        (record,) = await asked(client, question(info.name))
+        assert record.pop("ttl") == pytest.approx(30, abs=2)
+        assert record == {
+            "name": info.name,
+            "version": "1.0.0",
+            "metadata": {"c": "d"},
+            "endpoints": [
+                {
+                    "name": "Say.Hello",
+                    "request": {
+                        "name": "Req",
+                        "type": "Req",
+                        "values": [{"name": "name", "type": "string", "values": None}],
+                    },
+                    "response": {"name": "R", "type": "R", "values": None},
+                    "metadata": None,
+                }
+            ],
+            "nodes": [{"id": info.nodes[0].id, "address": "h:1", "metadata": {"a": "b"}}],
+        }
+        listed = await asked(client, {"Action": "list", "Service": None})
+        assert info.name in [record["name"] for record in listed]
+        await registry.deregister(info)
+        assert await asked(client, question(info.name)) == []
+
+
+@in_loop
+async def test_what_is_broadcast_is_what_go_reads(nats: str) -> None:
+    heard: list[dict[str, Any]] = []
+
+    async def take(message: Any) -> None:
+        heard.append(json.loads(message.data))
+
+    info = fresh()
+    async with NatsRegistry(nats) as registry, raw(nats) as client:
+        await client.subscribe(WATCH, cb=take)
+        await client.flush()
+        await registry.register(info)
+        await registry.deregister(info)
+        await until(lambda: len([e for e in heard if e["Service"]["name"] == info.name]) == 2)
+    one, two = [event for event in heard if event["Service"]["name"] == info.name]
+    assert (one["Action"], two["Action"]) == ("create", "delete")
+    assert one["Service"]["nodes"] == two["Service"]["nodes"]
+    assert two["Service"]["endpoints"] is None
+
+
+@in_loop
+async def test_go_services_are_found_and_watched(nats: str) -> None:
+    info, tried = fresh(), fresh()
+    async with NatsRegistry(nats, foreign_ttl=0.5) as registry, raw(nats) as client:
+
+        async def answer(message: Any) -> None:
+            named = json.loads(message.data)["Service"]
+            if named and named["name"] == info.name:
+                await client.publish(message.reply, json.dumps(go_record(info)).encode())
+                await client.publish(message.reply, b"{")  # is passed over
+                await client.publish(message.reply, json.dumps(go_record(tried)).encode())
+
+        subscription = await client.subscribe(QUERY, cb=answer)
+        await client.flush()
+        found = await registry.get_service(info.name)
+        assert found == [ServiceInfo(info.name, "1.0.0", info.nodes)]
+        async with registry.watch(info.name) as watcher:
+            await subscription.unsubscribe()
+            second = ServiceInfo(info.name, "1.0.0", [Node("second", "h:2")])
+            data = json.dumps({"Action": "create", "Service": go_record(second)}).encode()
+            await client.publish(WATCH, b"\xff")
+            await client.publish(WATCH, data)
+            event = await anext(watcher)
+            assert (event.action, event.service.nodes) == ("create", second.nodes)
+            gone = {(await anext(watcher)).service.nodes[0].id for _ in range(2)}
+            assert gone == {info.nodes[0].id, "second"}  # not heard of for foreign_ttl
+            assert watcher.nodes == {}
+
+
+@in_loop
+async def test_nobody_to_answer_is_known_at_once(nats: str) -> None:
+    options = {"wait": 4.0, "query_topic": f"query.{secrets.token_hex(4)}"}
+    async with NatsRegistry(nats, **options) as reader, NatsRegistry(nats, **options) as other:
+        begin = asyncio.get_running_loop().time()
+        assert await reader.get_service("x") == []
+        assert await reader.list_services() == []
+        assert asyncio.get_running_loop().time() - begin < 2
+        await other.register(fresh())
+        task = asyncio.create_task(reader.get_service("x"))
+        await asyncio.sleep(1)
+        assert not task.done()
+        task.cancel()
+        await asyncio.wait([task])
+
+
+@in_loop
+async def test_after_a_reconnect_it_answers_again_by_itself(nats: str) -> None:
+    info = fresh()
+    async with ChaosProxy(nats) as proxy, NatsRegistry(proxy.address) as registry:
+        async with NatsRegistry(nats) as reader, reader.watch(info.name) as watcher:
+            await registry.register(info)
+            await until(lambda: len(watcher.nodes) == 1)
+            proxy.reset()
+            await until(lambda: registry.health().state == "lost")
+            await until(lambda: registry.health().state == "connected")
+            assert await reader.get_service(info.name) == [info]
+            assert len(watcher.nodes) == 1
+
+
+@in_loop
+async def test_a_watch_follows_over_a_lost_connection(nats: str) -> None:
+    info = fresh()
+    async with ChaosProxy(nats) as proxy, NatsRegistry(proxy.address) as reader:
+        async with NatsRegistry(nats) as registry, reader.watch(info.name) as watcher:
+            await registry.register(info)
+            await until(lambda: len(watcher.nodes) == 1)
+            proxy.reset()
+            await registry.deregister(info)
+            await until(lambda: len(watcher.nodes) == 0)
+            assert (await anext(watcher)).action in ("create", "delete")
+
+
+@in_loop
+async def test_a_frozen_server_is_an_error_and_not_an_empty_list(nats: str) -> None:
+    async with ChaosProxy(nats) as proxy:
+        async with NatsRegistry(proxy.address, ping_interval=0.3) as reader:
+            proxy.freeze()
+            with pytest.raises(BackendError):
+                await reader.get_service("x")
+            proxy.thaw()
+
+
+SERVICE = """
+import asyncio, sys
+from micro_core.registry.records import Node, ServiceInfo
+from micro_registry_nats import NatsRegistry
+
+async def main():
+    async with NatsRegistry(sys.argv[1]) as registry:
+        info = ServiceInfo(sys.argv[2], "1", [Node(sys.argv[2] + "-1", "h:1")])
+        async with registry.keep(info, ttl=1.5):
+            print("kept", flush=True)
+            await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@in_loop
+async def test_a_killed_service_is_gone_within_its_ttl(nats: str) -> None:
+    name = fresh().name
+    async with NatsRegistry(nats) as reader, reader.watch(name) as watcher:
+        command = (sys.executable, "-c", SERVICE, nats, name)
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(*command, stdout=pipe)
+        try:
+            assert process.stdout is not None
+            await process.stdout.readline()
+            await until(lambda: len(watcher.nodes) == 1)
+            await asyncio.sleep(2)  # it is kept: longer than its TTL
+            assert len(watcher.nodes) == 1
+            process.send_signal(signal.SIGKILL)
+            begin = asyncio.get_running_loop().time()
+            await until(lambda: len(watcher.nodes) == 0)
+            assert asyncio.get_running_loop().time() - begin < 2.5
+            assert await reader.get_service(name) == []
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+def test_a_wait_out_of_bounds_is_refused() -> None:
+    for wait in (0.0, -1.0, 5.0):
+        with pytest.raises(OptionError, match="wait"):
+            NatsRegistry(wait=wait)
