@@ -115,7 +115,7 @@ class NatsRegistry(Registry):
             for info, ttl in self._live(name):
                 await self._answer_on(connection)
                 await self._publish(connection, self._watch_topic, broadcast("create", info, ttl))
-        await self._confirm(connection)
+        await self._ask(self._confirm(connection), "subscribe")
 
     def _down(self, error: Exception) -> None:
         self._answering = None
