@@ -10,6 +10,7 @@ from micro_conformance.backend import (
 )
 from micro_conformance.promise import promise
 from micro_conformance.registry import RegistrySuite
+from micro_conformance.store import StoreSuite
 
 __all__ = [
     "AddressBackend",
@@ -19,5 +20,6 @@ __all__ = [
     "ComposeBackend",
     "Ready",
     "RegistrySuite",
+    "StoreSuite",
     "promise",
 ]

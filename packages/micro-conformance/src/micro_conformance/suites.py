@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from .registry import RegistrySuite
+from .store import StoreSuite
 from .suite import Suite
 
 SUITES: Mapping[str, type[Suite[Any]]] = {
     "registry": cast(Any, RegistrySuite),
+    "store": cast(Any, StoreSuite),
 }
 
 
