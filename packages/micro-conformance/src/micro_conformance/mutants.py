@@ -19,6 +19,7 @@ import pytest
 from micro_core import Component
 from micro_core.plugin import Plugin
 
+from . import leaks
 from .promise import promises_of
 from .suite import Suite
 
@@ -74,12 +75,14 @@ def failed(suite: type[Suite[Any]], plugin: type[Plugin]) -> frozenset[str]:
 def _quiet() -> Iterator[None]:
     """What faulty plugins leave behind is not worth a word, and is gone before others are tried."""
     logging.disable(logging.CRITICAL)
+    patience, leaks.PATIENCE = leaks.PATIENCE, 0.2
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
             gc.collect()
     finally:
+        leaks.PATIENCE = patience
         logging.disable(logging.NOTSET)
 
 
@@ -88,7 +91,7 @@ def _fails(suite: Suite[Any], promise: Any) -> bool:
         suite._judge(promise, None, {})
     except pytest.skip.Exception:
         return False
-    except Exception:
+    except (Exception, pytest.fail.Exception):
         return True
     return False
 

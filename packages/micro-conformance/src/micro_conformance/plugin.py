@@ -130,7 +130,8 @@ def _suite(request: pytest.FixtureRequest) -> Suite[Any] | None:
 
 
 def _made(cls: Any) -> Suite[Any] | None:
-    return cls() if isinstance(cls, type) and issubclass(cls, Suite) else None
+    fits = isinstance(cls, type) and issubclass(cls, Suite)
+    return cast(Suite[Any], cls()) if fits else None
 
 
 def _how(suite: Suite[Any]) -> str:

@@ -146,7 +146,7 @@ class Suite(Generic[P]):
     ) -> tuple[Verdict, str]:
         try:
             self._run(promise, backend, figures)
-        except Exception:
+        except (Exception, pytest.fail.Exception):
             return "deviates", reason
         raise AssertionError(
             f"{promise.name} is kept after all: take it out of deviations ({reason})"
@@ -168,7 +168,7 @@ class Suite(Generic[P]):
     ) -> tuple[Verdict, str]:
         try:
             self._run(promise, backend, figures)
-        except AssertionError as error:
+        except (AssertionError, pytest.fail.Exception) as error:
             return "unclaimed", f"not kept this time: {error}".partition("\n")[0]
         return "unclaimed", "kept this time, and not promised"
 
