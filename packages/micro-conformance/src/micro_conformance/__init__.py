@@ -10,6 +10,7 @@ from micro_conformance.backend import (
 )
 from micro_conformance.promise import promise
 from micro_conformance.registry import RegistrySuite
+from micro_conformance.selector import SelectorSuite
 from micro_conformance.store import StoreSuite
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "Ready",
     "RegistrySuite",
     "StoreSuite",
+    "SelectorSuite",
     "promise",
 ]

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from micro_core import Component
 from micro_core.plugin import Plugin
 
 from . import leaks
@@ -61,7 +62,7 @@ def failed(suite: type[Suite[Any]], plugin: type[Plugin]) -> frozenset[str]:
         jumping = True
 
         def make(self, address: str) -> Any:
-            return plugin(address)
+            return plugin(address) if issubclass(plugin, Component) else plugin()
 
     trying = Tried()
     with _quiet():

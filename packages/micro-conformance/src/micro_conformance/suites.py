@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from .registry import RegistrySuite
+from .selector import SelectorSuite
 from .store import StoreSuite
 from .suite import Suite
 
 SUITES: Mapping[str, type[Suite[Any]]] = {
     "registry": cast(Any, RegistrySuite),
     "store": cast(Any, StoreSuite),
+    "selector": cast(Any, SelectorSuite),
 }
 
 
