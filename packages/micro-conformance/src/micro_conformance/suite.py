@@ -35,6 +35,7 @@ class Suite(Generic[P]):
     patience: seconds in which what must happen eventually has to.
     pause: seconds between two looks.
     jumping: time need not pass: everything happens in this process and in no thread.
+    in_process: the plugin connects nothing but what is in one process.
     """
 
     kind: ClassVar[str]
@@ -43,11 +44,17 @@ class Suite(Generic[P]):
     patience: ClassVar[float] = 10.0
     pause: ClassVar[float] = 0.01
     jumping: ClassVar[bool] = False
+    in_process: ClassVar[bool] = False
 
     @abstractmethod
     def make(self, address: str) -> P:
         """A plugin, not connected; called often. ``address`` is the server's ``host:port``, or a
         name that nobody else uses where there is no server."""
+
+    @property
+    def apart(self) -> bool:
+        """Whether another process can make the plugin as this one does."""
+        return not (self.in_process or self.jumping or "<locals>" in type(self).__qualname__)
 
     def lab(self, backend: Backend | None, stack: AsyncExitStack) -> Lab[P]:
         return Lab(self, backend, stack)
@@ -79,6 +86,8 @@ class Suite(Generic[P]):
     ) -> tuple[Verdict, str]:
         if promise.breaks and (backend is None or not backend.can_break):
             return "not run", "the server cannot be broken from here"
+        if promise.processes and not self.apart:
+            return "not run", "the plugin connects nothing but what is in one process"
         reason = self.deviations.get(promise.name)
         if reason is not None:
             return self._deviates(promise, backend, figures, reason)
