@@ -18,6 +18,7 @@ import pytest
 
 from micro_core.plugin import Plugin
 
+from . import leaks
 from .promise import promises_of
 from .suite import Suite
 
@@ -73,12 +74,14 @@ def failed(suite: type[Suite[Any]], plugin: type[Plugin]) -> frozenset[str]:
 def _quiet() -> Iterator[None]:
     """What faulty plugins leave behind is not worth a word, and is gone before others are tried."""
     logging.disable(logging.CRITICAL)
+    patience, leaks.PATIENCE = leaks.PATIENCE, 0.1
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
             gc.collect()
     finally:
+        leaks.PATIENCE = patience
         logging.disable(logging.NOTSET)
 
 

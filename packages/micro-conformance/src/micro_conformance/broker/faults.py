@@ -146,8 +146,7 @@ class Faults(Suite[Broker]):
         ):
             broker, topic = lab.make(), lab.topic()
             await broker.connect()
-            options = {"queue": "q"} if lab.features.queue else {}
-            stuck = await lab.give(broker, topic, Stuck(), **options)
+            stuck = await lab.give(broker, topic, Stuck(), queue=lab.queue)
             await lab.publish(broker, topic, numbered(3))
             await lab.eventually(lambda stuck=stuck: stuck.events, "a handler runs")  # type: ignore[misc]
             async with _faulty(fault, mend):

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from micro_core import Broker, Event, Message
 from micro_core.broker.subscription import Subscription
@@ -29,6 +29,14 @@ class Sink:
     @property
     def bodies(self) -> list[bytes]:
         return [event.message.body for event in self.events]
+
+
+class Slow(Sink):
+    """Takes longer than it takes to publish, so that messages have to wait."""
+
+    async def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        await asyncio.sleep(0.002)
 
 
 class Stuck(Sink):
@@ -59,9 +67,17 @@ class Failing(Sink):
             raise self._error("as the test wants it")
 
 
+S = TypeVar("S", bound=Sink)
+
+
 class BrokerLab(Lab[Broker]):
     def topic(self) -> str:
         return self.name("topic")
+
+    @property
+    def queue(self) -> str | None:
+        """A queue where the plugin has queues."""
+        return "q" if self.features.queue else None
 
     @property
     def _settle(self) -> float:
@@ -72,7 +88,7 @@ class BrokerLab(Lab[Broker]):
         """Subscribe with a handler that keeps what it gets."""
         return await self.give(broker, topic, Sink(), **options)
 
-    async def give(self, broker: Broker, topic: str, sink: Sink, **options: Any) -> Any:
+    async def give(self, broker: Broker, topic: str, sink: S, **options: Any) -> S:
         """Subscribe with this handler; returns it."""
         sink.subscription = await broker.subscribe(topic, sink, **options)
         return sink

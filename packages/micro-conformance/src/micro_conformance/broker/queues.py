@@ -8,7 +8,7 @@ from micro_core import Broker
 
 from ..promise import promise
 from ..suite import Suite
-from .lab import BrokerLab, Sink, numbered
+from .lab import BrokerLab, Sink, Slow, numbered
 from .ledger import Ledger
 
 
@@ -122,17 +122,11 @@ class Queues(Suite[Broker]):
         clients = [await lab.new() for _ in range(4)]
         sinks = [await lab.listen(client, topic, queue="q") for client in clients]
 
-        async def leave() -> None:
-            for sink in sinks[1:]:
-                at = len(ledger.ok) + 20
-                await lab.eventually(lambda at=at: len(ledger.ok) >= at, "20 more")  # type: ignore[misc]
-                await sink.subscription.unsubscribe()
-
-        async with asyncio.TaskGroup() as both:
-            both.create_task(leave())
-            for body in numbered(200):
+        async with asyncio.TaskGroup() as leaving:
+            for number, body in enumerate(numbered(200), 1):
                 await ledger.publish(publisher, topic, body)
-                await asyncio.sleep(0)
+                if number % 50 == 0 and sinks[number // 50 :]:
+                    leaving.create_task(sinks[number // 50].subscription.unsubscribe())
         await self._all(lab, ledger, sinks)
 
     @promise(ability="queue", guarantee="at_least_once")
@@ -142,7 +136,7 @@ class Queues(Suite[Broker]):
         sinks: list[Sink] = []
         for batch in range(5):
             async with lab.make() as consumer:
-                sinks.append(await lab.listen(consumer, topic, queue="q"))
+                sinks.append(await lab.give(consumer, topic, Slow(), queue="q"))
                 for body in numbered(40, f"{batch}-"):
                     await ledger.publish(publisher, topic, body)
         sinks.append(await lab.listen(publisher, topic, queue="q"))

@@ -171,8 +171,7 @@ class Settling(Suite[Broker]):
     async def test_drain_waits_for_what_runs(self, lab: BrokerLab) -> None:
         """A drain returns when the handlers that run have ended, and their messages are acked."""
         broker, topic = await lab.new(), lab.topic()
-        options = {"queue": "q"} if lab.features.queue else {}
-        stuck = await lab.give(broker, topic, Stuck(), concurrency=3, **options)
+        stuck = await lab.give(broker, topic, Stuck(), concurrency=3, queue=lab.queue)
         await lab.publish(broker, topic, numbered(3))
         await lab.gets(stuck, numbered(3))
         async with asyncio.TaskGroup() as both:
@@ -181,7 +180,7 @@ class Settling(Suite[Broker]):
             assert not draining.done(), "handlers still run"
             stuck.gate.set()
         assert sorted(stuck.done) == numbered(3)
-        other = await lab.listen(broker, topic, **options)
+        other = await lab.listen(broker, topic, queue=lab.queue)
         await lab.publish(broker, topic, [b"new"])
         await lab.gets_no_more(other, [b"new"])
 
@@ -214,7 +213,7 @@ class Settling(Suite[Broker]):
         """To ack or nack an event of a closed broker does nothing, or is a typed error."""
         topic = lab.topic()
         async with lab.make() as broker:
-            sink = await lab.listen(broker, topic, auto_ack=False)
+            sink = await lab.listen(broker, topic, auto_ack=False, queue=lab.queue)
             await lab.publish(broker, topic, numbered(2))
             await lab.gets(sink, numbered(2))
         async with lab.within(6, "settling after close"):
