@@ -81,8 +81,8 @@ class BrokerLab(Lab[Broker]):
 
     @property
     def _settle(self) -> float:
-        seconds: float = self.suite.settle  # type: ignore[attr-defined]
-        return seconds
+        suite: Any = self.suite
+        return float(suite.settle)
 
     async def listen(self, broker: Broker, topic: str, **options: Any) -> Sink:
         """Subscribe with a handler that keeps what it gets."""

@@ -65,8 +65,8 @@ class Worker:
         await self.kill()
 
     def _release(self) -> None:
-        transport: asyncio.BaseTransport = self._process._transport  # type: ignore[attr-defined]
-        transport.close()
+        process: Any = self._process
+        process._transport.close()  # its pipes, which wait for the loop's next turns otherwise
 
 
 class Processes(Suite[Broker]):
@@ -107,6 +107,7 @@ class Processes(Suite[Broker]):
                 await lab.eventually(
                     lambda worker=worker: len(worker.lines) >= 200,  # type: ignore[misc]
                     "200 messages are handled",
+                    within=START,
                 )
                 assert sorted(worker.bodies) == numbered(200)
                 if lab.features.ordered:

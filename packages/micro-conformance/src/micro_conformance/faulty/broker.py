@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from micro_core import BackendError, BackendRefused, BackendUnavailable, Event, Health, Message
 from micro_core.broker.base import (
@@ -31,14 +31,22 @@ async def _nothing() -> None:
     pass
 
 
+class _Faulty(MemoryBroker):
+    """Base of all; ``notes`` are what a fault has to remember."""
+
+    def __init__(self, *addresses: str) -> None:
+        super().__init__(*addresses)
+        self.notes: dict[str, Any] = {}
+
+
 class _Changed:
     """Deliveries that something is done to on their way."""
 
     def __init__(self, inner: Deliveries, change: Change) -> None:
         self._inner = inner
         self._change = change
-        if hasattr(inner, "stop"):
-            self.stop: Callable[[], Awaitable[None]] = inner.stop
+        if stop := getattr(inner, "stop", None):
+            self.stop: Callable[[], Awaitable[None]] = stop
 
     def __aiter__(self) -> AsyncIterator[Delivery]:
         return self
@@ -52,7 +60,7 @@ class _Changed:
         await self._inner.aclose()
 
 
-class _Delivers(MemoryBroker):
+class _Delivers(_Faulty):
     """Base of those that change what they deliver."""
 
     async def _receive(self, request: SubscribeRequest) -> Deliveries:
@@ -62,7 +70,7 @@ class _Delivers(MemoryBroker):
         raise NotImplementedError
 
 
-class _Sends(MemoryBroker):
+class _Sends(_Faulty):
     """Base of those that change what they send."""
 
     async def _send(
@@ -132,8 +140,8 @@ class GathersHeaders(_Sends):
     """A message gets the headers of those before it."""
 
     def _changed(self, message: Message) -> Message:
-        self.__dict__.setdefault("gathered", {}).update(message.header)
-        return Message(dict(self.__dict__["gathered"]), message.body)
+        self.notes.setdefault("gathered", {}).update(message.header)
+        return Message(dict(self.notes["gathered"]), message.body)
 
 
 @mutant("test_a_body_of_any_bytes_arrives")
@@ -177,7 +185,7 @@ class CutsBodies(_Sends):
 
 
 @mutant("test_a_body_too_large_is_a_clear_error")
-class BreaksOnLargeBodies(MemoryBroker):
+class BreaksOnLargeBodies(_Faulty):
     """A huge body is refused with an error that tells nothing."""
 
     async def _send(
@@ -205,7 +213,7 @@ class ForgetsKeys(_Delivers):
 
 
 @mutant("test_subscribers_do_not_share_a_message", "test_a_published_message_stays_the_publishers")
-class SharesMessages(MemoryBroker):
+class SharesMessages(_Faulty):
     """All subscribers and the publisher have one message in their hands."""
 
     async def publish(
@@ -216,7 +224,7 @@ class SharesMessages(MemoryBroker):
         key: bytes | None = None,
         options: PublishOptions | None = None,
     ) -> None:
-        self.__dict__.setdefault("sent", {})[message.body] = message
+        self.notes.setdefault("sent", {})[message.body] = message
         await super().publish(topic, message, key=key, options=options)
         shared = {name.title(): text for name, text in message.header.items()}
         message.header.clear()
@@ -224,14 +232,14 @@ class SharesMessages(MemoryBroker):
 
     async def _receive(self, request: SubscribeRequest) -> Deliveries:
         def change(delivery: Delivery) -> None:
-            sent = self.__dict__.get("sent", {})
+            sent = self.notes.get("sent", {})
             delivery.message = sent.get(delivery.message.body, delivery.message)
 
         return _Changed(await super()._receive(request), change)
 
 
 @mutant("test_a_header_that_cannot_travel_is_refused", "test_options_of_another_plugin_are_refused")
-class ChecksNothing(MemoryBroker):
+class ChecksNothing(_Faulty):
     """Headers, names, options and what is not supported are taken unseen."""
 
     async def publish(
@@ -250,7 +258,7 @@ class ChecksNothing(MemoryBroker):
         pass
 
 
-class _Aliases(MemoryBroker):
+class _Aliases(_Faulty):
     """Base of those that take one topic for another."""
 
     async def _send(
@@ -292,7 +300,7 @@ class DropsOddTopics(_Aliases):
 
 
 @mutant("test_without_a_queue_everybody_gets_everything", "test_many_subscribers")
-class LiveCompetes(MemoryBroker):
+class LiveCompetes(_Faulty):
     """Subscriptions without a queue share the messages."""
 
     async def _receive(self, request: SubscribeRequest) -> Deliveries:
@@ -301,7 +309,7 @@ class LiveCompetes(MemoryBroker):
 
 
 @mutant("test_consumers_of_a_queue_compete", "test_consumers_in_one_client_compete")
-class QueueIgnored(MemoryBroker):
+class QueueIgnored(_Faulty):
     """Every consumer of a queue gets every message."""
 
     async def _receive(self, request: SubscribeRequest) -> Deliveries:
@@ -309,11 +317,11 @@ class QueueIgnored(MemoryBroker):
 
 
 @mutant("test_consumers_in_one_client_compete")
-class QueueOfTheClient(MemoryBroker):
+class QueueOfTheClient(_Faulty):
     """A queue is one subscription of each client to its server: its own all get everything."""
 
     async def _receive(self, request: SubscribeRequest) -> Deliveries:
-        taken: set[Any] = self.__dict__.setdefault("taken", set())
+        taken: set[Any] = self.notes.setdefault("taken", set())
         mine = (request.topic, request.queue)
         if request.queue is None or mine not in taken:
             taken.add(mine)
@@ -322,7 +330,7 @@ class QueueOfTheClient(MemoryBroker):
 
 
 @mutant("test_every_queue_gets_everything")
-class OneQueueATopic(MemoryBroker):
+class OneQueueATopic(_Faulty):
     """Whatever its name, a queue is the one queue of its topic."""
 
     async def _receive(self, request: SubscribeRequest) -> Deliveries:
@@ -331,31 +339,31 @@ class OneQueueATopic(MemoryBroker):
 
 
 @mutant("test_a_queue_belongs_to_its_topic")
-class QueuesSpanTopics(MemoryBroker):
+class QueuesSpanTopics(_Faulty):
     """A queue gets what is published to any topic on which somebody has its name."""
 
     async def _receive(self, request: SubscribeRequest) -> Deliveries:
-        deliveries = await super()._receive(request)
+        deliveries: Any = await super()._receive(request)
         if request.queue:
             queue = self._exchange.queues[request.topic][request.queue]
             for queues in self._exchange.queues.values():
                 if request.queue in queues:
                     queues[f"{request.queue} of {request.topic}"] = queue
-        return deliveries
+        return cast(Deliveries, deliveries)
 
 
 @mutant("test_a_subscription_is_effective_at_once", "test_a_queue_is_effective_at_once")
-class ReturnsTooEarly(MemoryBroker):
+class ReturnsTooEarly(_Faulty):
     """From a client's fourth subscription on, subscribe returns before the server knows of it."""
 
     async def _receive(self, request: SubscribeRequest) -> Deliveries:
-        count = self.__dict__["count"] = self.__dict__.get("count", 0) + 1
+        count = self.notes["count"] = self.notes.get("count", 0) + 1
         return await super()._receive(request) if count < 4 else self._late(request)
 
     async def _late(self, request: SubscribeRequest) -> AsyncGenerator[Delivery, None]:
         for _ in range(20):
             await asyncio.sleep(0)
-        deliveries = await super()._receive(request)
+        deliveries: Any = await super()._receive(request)
         try:
             async for delivery in deliveries:
                 yield delivery
@@ -370,7 +378,7 @@ class _Log:
         self.sent: defaultdict[str, list[tuple[Message, bytes | None]]] = defaultdict(list)
 
 
-class _Keeps(MemoryBroker):
+class _Keeps(_Faulty):
     """Base of those that keep what was published, and give it to whom it is not owed."""
 
     async def _send(
@@ -381,11 +389,11 @@ class _Keeps(MemoryBroker):
 
     async def _receive(self, request: SubscribeRequest) -> Deliveries:
         new = request.queue not in self._exchange.queues.get(request.topic, {})
-        deliveries = await super()._receive(request)
+        deliveries: Any = await super()._receive(request)
         if new and self._owes(request):
             kept = iter(list(hub(_Log, self.address).sent[request.topic]))
             return _Early(deliveries, request.topic, kept)
-        return deliveries
+        return cast(Deliveries, deliveries)
 
     def _owes(self, request: SubscribeRequest) -> bool:
         raise NotImplementedError
@@ -427,18 +435,18 @@ class _Replays(_Keeps):
 
 
 @mutant("test_the_earliest_is_there_to_start_from", "test_a_new_queue_can_start_from_the_earliest")
-class ReplaysNothing(MemoryBroker):
+class ReplaysNothing(_Faulty):
     """Replay is declared, and every start is now."""
 
     features = _Replays.features
 
 
 @mutant("test_a_queue_keeps_what_nobody_has_taken", "test_a_consumer_that_comes_back_goes_on")
-class QueueDiesWithItsConsumers(MemoryBroker):
+class QueueDiesWithItsConsumers(_Faulty):
     """A queue is gone with its last consumer, as one that is deleted automatically."""
 
     async def _receive(self, request: SubscribeRequest) -> Deliveries:
-        deliveries = await super()._receive(request)
+        deliveries: Any = await super()._receive(request)
         queues = self._exchange.queues
         close = deliveries.aclose
 
@@ -448,35 +456,35 @@ class QueueDiesWithItsConsumers(MemoryBroker):
             if queue is not None and not queue.consumers:
                 del queues[request.topic][request.queue or ""]
 
-        deliveries.aclose = aclose  # type: ignore[method-assign]
-        return deliveries
+        deliveries.aclose = aclose
+        return cast(Deliveries, deliveries)
 
 
 @mutant("test_what_was_not_acked_goes_to_another", "test_a_cancelled_handler_loses_nothing")
-class LosesWhatAConsumerHad(MemoryBroker):
+class LosesWhatAConsumerHad(_Faulty):
     """What a consumer had and had not acked is lost when it leaves."""
 
     async def _receive(self, request: SubscribeRequest) -> Deliveries:
-        deliveries = await super()._receive(request)
+        deliveries: Any = await super()._receive(request)
         if request.queue is not None:
             close = deliveries.aclose
 
             async def aclose() -> None:
-                deliveries._unacked.clear()  # type: ignore[attr-defined]
+                deliveries._unacked.clear()
                 await close()
 
-            deliveries.aclose = aclose  # type: ignore[method-assign]
-        return deliveries
+            deliveries.aclose = aclose
+        return cast(Deliveries, deliveries)
 
 
 @mutant("test_consumers_leave_one_by_one")
-class SendsToWhoLeft(MemoryBroker):
+class SendsToWhoLeft(_Faulty):
     """Once a consumer has left while others stay, messages of the queue go nowhere."""
 
     async def _send(
         self, topic: str, message: Message, key: bytes | None, options: PublishOptions | None
     ) -> None:
-        most: dict[str, int] = self.__dict__.setdefault("most", {})
+        most: dict[str, int] = self.notes.setdefault("most", {})
         consumers = max(
             (q.consumers for q in self._exchange.queues.get(topic, {}).values()), default=0
         )
@@ -486,7 +494,7 @@ class SendsToWhoLeft(MemoryBroker):
 
 
 @mutant("test_unsubscribe_ends_it", "test_a_handler_can_end_its_own_subscription")
-class UnsubscribesLate(MemoryBroker):
+class UnsubscribesLate(_Faulty):
     """A subscription goes on for a while after unsubscribe has returned."""
 
     async def subscribe(self, topic: str, handler: Handler, **options: Any) -> Subscription:
@@ -498,21 +506,21 @@ class UnsubscribesLate(MemoryBroker):
                 await real(grace=grace)
 
         subscription.unsubscribe = unsubscribe  # type: ignore[method-assign]
-        self.__dict__.setdefault("late", []).append(real)
+        self.notes.setdefault("late", []).append(real)
         return subscription
 
     async def _shut(self) -> None:
-        for unsubscribe in self.__dict__.get("late", ()):
+        for unsubscribe in self.notes.get("late", ()):
             await unsubscribe(grace=0)
         await super()._shut()
 
 
 @mutant("test_subscriptions_come_and_go")
-class LeaksTasks(MemoryBroker):
+class LeaksTasks(_Faulty):
     """Each subscription beyond the fiftieth of a client leaves a task behind."""
 
     async def _receive(self, request: SubscribeRequest) -> Deliveries:
-        tasks = self.__dict__.setdefault("tasks", [])
+        tasks = self.notes.setdefault("tasks", [])
         tasks.append(asyncio.create_task(asyncio.sleep(1e9 if len(tasks) > 50 else 0)))
         return await super()._receive(request)
 
@@ -525,13 +533,13 @@ class LeaksTasks(MemoryBroker):
     "test_a_cancelled_handler_loses_nothing",
     "test_nack_brings_it_back",
 )
-class AcksOnReceipt(MemoryBroker):
+class AcksOnReceipt(_Faulty):
     """A message is acked as soon as it is received."""
 
     async def _receive(self, request: SubscribeRequest) -> Deliveries:
-        deliveries = await super()._receive(request)
+        deliveries: Any = await super()._receive(request)
         if request.queue is None:
-            return deliveries
+            return cast(Deliveries, deliveries)
 
         async def acked() -> AsyncIterator[Delivery]:
             try:
@@ -553,7 +561,7 @@ class NackIsAck(_Delivers):
 
 
 @mutant("test_a_handler_that_raises_gets_it_again")
-class LosesOnHandlerErrors(MemoryBroker):
+class LosesOnHandlerErrors(_Faulty):
     """A message whose handler raised is acked, because nobody looked."""
 
     async def subscribe(self, topic: str, handler: Handler, **options: Any) -> Subscription:
@@ -567,7 +575,7 @@ class LosesOnHandlerErrors(MemoryBroker):
 
 
 @mutant("test_an_error_does_not_end_a_subscription")
-class ErrorsEndSubscriptions(MemoryBroker):
+class ErrorsEndSubscriptions(_Faulty):
     """A subscription ends at the first error of its handler."""
 
     async def subscribe(self, topic: str, handler: Handler, **options: Any) -> Subscription:
@@ -584,11 +592,11 @@ class ErrorsEndSubscriptions(MemoryBroker):
 
 
 @mutant("test_a_poisonous_message_does_not_hold_up_others")
-class PoisonBlocks(MemoryBroker):
+class PoisonBlocks(_Faulty):
     """A nacked message is delivered again before any other."""
 
     async def _receive(self, request: SubscribeRequest) -> Deliveries:
-        deliveries = await super()._receive(request)
+        deliveries: Any = await super()._receive(request)
         if request.queue is not None:
             consumer: Any = deliveries
 
@@ -597,7 +605,7 @@ class PoisonBlocks(MemoryBroker):
                     consumer._queue.give_back([item])
 
             consumer._nack = nack
-        return deliveries
+        return cast(Deliveries, deliveries)
 
 
 @mutant("test_an_acked_message_does_not_come_back", "test_settling_twice_is_harmless")
@@ -619,13 +627,13 @@ class ForgetsAcks(_Delivers):
 
 
 @mutant("test_settling_twice_is_harmless")
-class SettlesTwice(MemoryBroker):
+class SettlesTwice(_Faulty):
     """A second ack or nack of an event is passed on, and the nack brings it back."""
 
     async def subscribe(self, topic: str, handler: Handler, **options: Any) -> Subscription:
         async def reset(event: Event) -> None:
             delivery = event._delivery
-            number = delivery.nack.args[0] if hasattr(delivery.nack, "args") else 0
+            queued = delivery.nack is not Delivery(event.topic, event.message).nack
 
             async def nack() -> None:
                 await self._send(event.topic, event.message, event.key, None)
@@ -636,7 +644,7 @@ class SettlesTwice(MemoryBroker):
                 delivery.ack, delivery.nack = _nothing, nack
 
             real = delivery.ack
-            if number and not options.get("auto_ack", True):
+            if queued and not options.get("auto_ack", True):
                 delivery.ack = ack
             await handler(event)
 
@@ -644,7 +652,7 @@ class SettlesTwice(MemoryBroker):
 
 
 @mutant("test_unsubscribe_lets_handlers_end")
-class CutsHandlersAtOnce(MemoryBroker):
+class CutsHandlersAtOnce(_Faulty):
     """Whatever grace is given, handlers are cancelled at once."""
 
     async def subscribe(self, topic: str, handler: Handler, **options: Any) -> Subscription:
@@ -655,7 +663,7 @@ class CutsHandlersAtOnce(MemoryBroker):
 
 
 @mutant("test_drain_waits_for_what_runs", "test_drain_waits_for_acks_that_are_owed")
-class DrainDoesNotWait(MemoryBroker):
+class DrainDoesNotWait(_Faulty):
     """A drain is an unsubscribe."""
 
     async def subscribe(self, topic: str, handler: Handler, **options: Any) -> Subscription:
@@ -665,7 +673,7 @@ class DrainDoesNotWait(MemoryBroker):
 
 
 @mutant("test_drain_is_bounded", "test_closing_while_handling")
-class WaitsForHandlers(MemoryBroker):
+class WaitsForHandlers(_Faulty):
     """The end of a subscription waits for its handlers as long as they like."""
 
     async def subscribe(self, topic: str, handler: Handler, **options: Any) -> Subscription:
@@ -680,13 +688,13 @@ class WaitsForHandlers(MemoryBroker):
 
 
 @mutant("test_one_publishers_messages_stay_in_order", "test_order_outlasts_a_slow_handler")
-class Reorders(MemoryBroker):
+class Reorders(_Faulty):
     """Messages that wait are delivered in any order."""
 
     async def _receive(self, request: SubscribeRequest) -> Deliveries:
-        deliveries = await super()._receive(request)
+        deliveries: Any = await super()._receive(request)
         if request.queue is None:
-            buffer = deliveries._buffer  # type: ignore[attr-defined]
+            buffer = deliveries._buffer
             offer = buffer.offer
 
             def shuffled(item: Any) -> bool:
@@ -695,7 +703,7 @@ class Reorders(MemoryBroker):
                 return taken
 
             buffer.offer = shuffled
-        return deliveries
+        return cast(Deliveries, deliveries)
 
 
 @mutant("test_messages_of_a_key_stay_in_order", "test_messages_of_a_key_stay_in_order_in_a_queue")
@@ -703,7 +711,7 @@ class IgnoresKeys(_Delivers):
     """Messages of one key are handled at the same time."""
 
     def _change(self, delivery: Delivery) -> None:
-        count = self.__dict__["count"] = self.__dict__.get("count", 0) + 1
+        count = self.notes["count"] = self.notes.get("count", 0) + 1
         if delivery.key is not None:
             delivery.key = b"%d|%b" % (count, delivery.key)
 
@@ -719,7 +727,7 @@ class IgnoresKeys(_Delivers):
         return await super().subscribe(topic, handle, **options)
 
 
-class _Subscribes(MemoryBroker):
+class _Subscribes(_Faulty):
     """Base of those that take an option for another."""
 
     forced: ClassVar[dict[str, Any]]
@@ -752,7 +760,7 @@ class IgnoresPrefetch(_Subscribes):
 @mutant(
     "test_a_slow_consumer_loses_nothing", "test_a_slow_subscriber_ends_in_a_typed_error_or_none"
 )
-class DropsWhenBehind(MemoryBroker):
+class DropsWhenBehind(_Faulty):
     """What a subscriber that is behind has no room for is dropped, without a word."""
 
     async def _send(
@@ -765,11 +773,11 @@ class DropsWhenBehind(MemoryBroker):
 
 
 @mutant("test_a_slow_subscriber_does_not_stop_another")
-class OneStopsAll(MemoryBroker):
+class OneStopsAll(_Faulty):
     """A subscriber that stands still stops the others of its client."""
 
     async def subscribe(self, topic: str, handler: Handler, **options: Any) -> Subscription:
-        lock = self.__dict__.setdefault("lock", asyncio.Lock())
+        lock = self.notes.setdefault("lock", asyncio.Lock())
 
         async def alone(event: Event) -> None:
             async with lock:
@@ -782,7 +790,7 @@ class OneStopsAll(MemoryBroker):
 
 
 @mutant("test_what_was_published_before_close_arrives")
-class BuffersPublishes(MemoryBroker):
+class BuffersPublishes(_Faulty):
     """Publish returns at once and sends a moment later, if the broker is still open by then."""
 
     async def _send(
@@ -794,16 +802,16 @@ class BuffersPublishes(MemoryBroker):
             await asyncio.sleep(0.01)
             await send(topic, message, key, options)
 
-        tasks = self.__dict__.setdefault("tasks", [])
+        tasks = self.notes.setdefault("tasks", [])
         tasks.append(asyncio.create_task(later()))
 
     async def _close(self) -> None:
-        for task in self.__dict__.pop("tasks", []):
+        for task in self.notes.pop("tasks", []):
             task.cancel()
 
 
 @mutant("test_use_after_close_is_a_clear_error", "test_constructing_does_nothing")
-class SwallowsErrors(MemoryBroker):
+class SwallowsErrors(_Faulty):
     """Publishing never raises what the backend says."""
 
     async def publish(
@@ -821,18 +829,18 @@ class SwallowsErrors(MemoryBroker):
 
 
 @mutant("test_connect_and_close_are_idempotent", "test_it_can_be_opened_again")
-class OpensOnce(MemoryBroker):
+class OpensOnce(_Faulty):
     """What was closed once cannot be opened or closed again."""
 
     async def close(self) -> None:
-        if self.__dict__.setdefault("shut", False):
+        if self.notes.setdefault("shut", False):
             raise RuntimeError("closed already")
         await super().close()
-        self.__dict__["shut"] = True
+        self.notes["shut"] = True
 
 
 @mutant("test_closing_at_once", "test_closing_while_handling")
-class CloseHangs(MemoryBroker):
+class CloseHangs(_Faulty):
     """Close waits for what never comes, if anybody is subscribed."""
 
     async def close(self) -> None:
@@ -842,7 +850,7 @@ class CloseHangs(MemoryBroker):
 
 
 @mutant("test_closing_while_publishing", "test_use_after_close_is_a_clear_error")
-class WaitsForTheServer(MemoryBroker):
+class WaitsForTheServer(_Faulty):
     """Publishing waits without bound until there is a connection."""
 
     async def publish(
@@ -861,7 +869,7 @@ class WaitsForTheServer(MemoryBroker):
 
 
 @mutant("test_closing_ends_its_subscriptions")
-class CloseLeavesSubscriptions(MemoryBroker):
+class CloseLeavesSubscriptions(_Faulty):
     """Close leaves subscriptions to themselves, as long as another client is connected."""
 
     async def _connect(self) -> None:
@@ -888,7 +896,7 @@ class _Left:
 
 
 @mutant("test_health_tells_the_truth")
-class AlwaysConnected(MemoryBroker):
+class AlwaysConnected(_Faulty):
     """Health is connected, whatever happens."""
 
     def health(self) -> Health:
@@ -896,7 +904,7 @@ class AlwaysConnected(MemoryBroker):
 
 
 @mutant("test_a_refusal_is_no_loss_of_health")
-class RefusalsAreLosses(MemoryBroker):
+class RefusalsAreLosses(_Faulty):
     """A refused call counts as a lost connection."""
 
     async def publish(
@@ -915,7 +923,7 @@ class RefusalsAreLosses(MemoryBroker):
 
 
 @mutant("test_it_belongs_to_its_loop")
-class AnyLoop(MemoryBroker):
+class AnyLoop(_Faulty):
     """Use from another loop is taken, and goes wrong later."""
 
     def _check_home(self) -> None:
@@ -925,25 +933,25 @@ class AnyLoop(MemoryBroker):
 
 
 @mutant("test_a_cancelled_publish_harms_no_other")
-class CancelledPublishBlocks(MemoryBroker):
+class CancelledPublishBlocks(_Faulty):
     """A publish that was cancelled keeps the lock it had taken."""
 
     async def _send(
         self, topic: str, message: Message, key: bytes | None, options: PublishOptions | None
     ) -> None:
-        lock = self.__dict__.setdefault("lock", asyncio.Lock())
+        lock = self.notes.setdefault("lock", asyncio.Lock())
         await lock.acquire()
         await super()._send(topic, message, key, options)
         lock.release()
 
 
 @mutant("test_a_handler_can_publish")
-class PublishWaitsForHandlers(MemoryBroker):
+class PublishWaitsForHandlers(_Faulty):
     """A publish returns when the message has been handled, by whoever publishes."""
 
     async def subscribe(self, topic: str, handler: Handler, **options: Any) -> Subscription:
         async def handle(event: Event) -> None:
-            lock = self.__dict__.setdefault("lock", asyncio.Lock())
+            lock = self.notes.setdefault("lock", asyncio.Lock())
             async with lock:
                 await handler(event)
 
@@ -952,27 +960,27 @@ class PublishWaitsForHandlers(MemoryBroker):
     async def _send(
         self, topic: str, message: Message, key: bytes | None, options: PublishOptions | None
     ) -> None:
-        async with self.__dict__.setdefault("lock", asyncio.Lock()):
+        async with self.notes.setdefault("lock", asyncio.Lock()):
             await super()._send(topic, message, key, options)
 
 
 @mutant("test_nobody_need_listen")
-class NobodyIsAnError(MemoryBroker):
+class NobodyIsAnError(_Faulty):
     """Publishing to a topic without subscribers is an error of no known type."""
 
     async def _send(
         self, topic: str, message: Message, key: bytes | None, options: PublishOptions | None
     ) -> None:
-        if topic not in self.__dict__.setdefault("ever", set()) and not any(
+        if topic not in self.notes.setdefault("ever", set()) and not any(
             True for _ in self._exchange.buffers(topic)
         ):
             raise LookupError(topic)
-        self.__dict__["ever"].add(topic)
+        self.notes["ever"].add(topic)
         await super()._send(topic, message, key, options)
 
 
 @mutant("test_many_topics")
-class FewTopics(MemoryBroker):
+class FewTopics(_Faulty):
     """A client can have sixty-four subscriptions, and no more."""
 
     async def _receive(self, request: SubscribeRequest) -> Deliveries:
@@ -982,7 +990,7 @@ class FewTopics(MemoryBroker):
 
 
 @mutant("test_many_clients_side_by_side")
-class FewClients(MemoryBroker):
+class FewClients(_Faulty):
     """Of more than sixteen clients at the same time the later ones get no messages."""
 
     async def _connect(self) -> None:
@@ -1002,7 +1010,7 @@ class FewClients(MemoryBroker):
 
 
 @mutant("test_a_cancelled_subscribe_harms_no_other")
-class CancelledSubscribeStays(MemoryBroker):
+class CancelledSubscribeStays(_Faulty):
     """A subscribe that was cancelled leaves the broker deaf."""
 
     async def _receive(self, request: SubscribeRequest) -> Deliveries:
@@ -1015,7 +1023,7 @@ class CancelledSubscribeStays(MemoryBroker):
 
 
 @mutant("test_unsubscribing_again_is_harmless")
-class UnsubscribesOnce(MemoryBroker):
+class UnsubscribesOnce(_Faulty):
     """Unsubscribing again is an error."""
 
     async def subscribe(self, topic: str, handler: Handler, **options: Any) -> Subscription:
@@ -1032,13 +1040,13 @@ class UnsubscribesOnce(MemoryBroker):
 
 
 @mutant("test_subscribers_leaving_at_once")
-class LeavingDisturbsOthers(MemoryBroker):
+class LeavingDisturbsOthers(_Faulty):
     """Of several subscriptions that leave at the same time one takes another's place away."""
 
     leaving = 0
 
     async def _receive(self, request: SubscribeRequest) -> Deliveries:
-        deliveries = await super()._receive(request)
+        deliveries: Any = await super()._receive(request)
         close = deliveries.aclose
         live = self._exchange.live
 
@@ -1050,19 +1058,19 @@ class LeavingDisturbsOthers(MemoryBroker):
             type(self).leaving -= 1
             await close()
 
-        deliveries.aclose = aclose  # type: ignore[method-assign]
-        return deliveries
+        deliveries.aclose = aclose
+        return cast(Deliveries, deliveries)
 
 
 @mutant("test_settling_after_close_is_bounded")
-class SettlingAfterCloseBreaks(MemoryBroker):
+class SettlingAfterCloseBreaks(_Faulty):
     """To ack an event of a closed broker is an error of no known type."""
 
     def _check_home(self) -> None:
-        if self._home is None and self.__dict__.get("held"):
+        if self._home is None and self.notes.get("held"):
             raise RuntimeError("no loop")
         super()._check_home()
 
     async def subscribe(self, topic: str, handler: Handler, **options: Any) -> Subscription:
-        self.__dict__["held"] = not options.get("auto_ack", True)
+        self.notes["held"] = not options.get("auto_ack", True)
         return await super().subscribe(topic, handler, **options)
