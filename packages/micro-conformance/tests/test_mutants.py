@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
 import pytest
 
-from micro_conformance import BrokerSuite, RegistrySuite
 from micro_conformance.mutants import MUTANTS, matrix, table, unproved
 from micro_conformance.promise import promises_of
-from micro_conformance.suite import Suite
+from micro_conformance.suites import SUITES
 
-SUITES: dict[str, type[Suite[Any]]] = {"registry": RegistrySuite, "broker": BrokerSuite}
 LEAST = {"registry": 40, "broker": 45, "transport": 28, "codec": 25, "selector": 15, "store": 15}
 
 

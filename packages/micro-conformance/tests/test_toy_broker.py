@@ -84,7 +84,7 @@ class ToyBackend(Backend):
 
 
 @pytest.fixture(scope="module")
-def micro_backend() -> Iterator[Backend]:
+def toy() -> Iterator[ToyBackend]:
     with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -93,6 +93,11 @@ def micro_backend() -> Iterator[Backend]:
         asyncio.run(backend.start())
         yield backend
         backend.end()
+
+
+@pytest.fixture(scope="module")
+def micro_backend(toy: ToyBackend) -> Backend:
+    return toy
 
 
 @pytest.mark.full
@@ -188,19 +193,17 @@ OwnProcess.__test__ = Careless.__test__ = Hasty.__test__ = Unaware.__test__ = Fa
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore")
 def test_a_faulty_one_is_noticed(
-    suite: type[BrokerSuite], name: str, micro_backend: Backend, monkeypatch: pytest.MonkeyPatch
+    suite: type[BrokerSuite], name: str, toy: ToyBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(faults, "RECOVERY", 5.0)
     monkeypatch.setattr(suite, "patience", 5.0)
     [promise] = [one for one in promises_of(suite) if one.name == name]
     with pytest.raises(AssertionError):
-        suite()._judge(promise, micro_backend, {})
+        suite()._judge(promise, toy, {})
 
 
 @pytest.mark.full
-def test_a_server_that_forgets_is_noticed(
-    micro_backend: ToyBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_forgets_is_noticed(toy: ToyBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that has nothing on disk loses queues and messages, and the figures say so."""
     monkeypatch.setattr(faults, "RECOVERY", 5.0)
     monkeypatch.setattr(ToyBackend, "kill", ToyBackend.lose)
@@ -208,5 +211,5 @@ def test_a_server_that_forgets_is_noticed(
         if promise.guarantee == "survives_server":
             figures: dict[str, Any] = {}
             with pytest.raises(AssertionError):
-                TestToy()._judge(promise, micro_backend, figures)
+                TestToy()._judge(promise, toy, figures)
             assert figures.get("lost", 1) > 0

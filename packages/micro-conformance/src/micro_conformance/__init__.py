@@ -11,6 +11,7 @@ from micro_conformance.backend import (
 from micro_conformance.broker import BrokerSuite
 from micro_conformance.promise import promise
 from micro_conformance.registry import RegistrySuite
+from micro_conformance.selector import SelectorSuite
 
 __all__ = [
     "AddressBackend",
@@ -21,5 +22,6 @@ __all__ = [
     "ComposeBackend",
     "Ready",
     "RegistrySuite",
+    "SelectorSuite",
     "promise",
 ]

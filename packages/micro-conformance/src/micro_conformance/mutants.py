@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from micro_core import Component
 from micro_core.plugin import Plugin
 
 from . import leaks
@@ -61,7 +62,7 @@ def failed(suite: type[Suite[Any]], plugin: type[Plugin]) -> frozenset[str]:
         jumping = True
 
         def make(self, address: str) -> Any:
-            return plugin(address)
+            return plugin(address) if issubclass(plugin, Component) else plugin()
 
     trying = Tried()
     with _quiet():
@@ -74,7 +75,7 @@ def failed(suite: type[Suite[Any]], plugin: type[Plugin]) -> frozenset[str]:
 def _quiet() -> Iterator[None]:
     """What faulty plugins leave behind is not worth a word, and is gone before others are tried."""
     logging.disable(logging.CRITICAL)
-    patience, leaks.PATIENCE = leaks.PATIENCE, 0.1
+    patience, leaks.PATIENCE = leaks.PATIENCE, 0.2
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -90,7 +91,7 @@ def _fails(suite: Suite[Any], promise: Any) -> bool:
         suite._judge(promise, None, {})
     except pytest.skip.Exception:
         return False
-    except Exception:
+    except (Exception, pytest.fail.Exception):
         return True
     return False
 

@@ -84,6 +84,7 @@ class Processes(Suite[Broker]):
                     module=cls.__module__,
                     file=sys.modules[cls.__module__].__file__ or "",
                     suite=cls.__qualname__,
+                    choice=f"{self.kind}:{self.make(lab.address).name}",
                     address=lab.address,
                     ledger=str(ledger),
                     topic=topic,

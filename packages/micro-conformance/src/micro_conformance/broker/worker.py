@@ -20,16 +20,21 @@ from typing import Any
 
 from micro_core import Broker, Event
 
+from .. import chosen
 from .ledger import outcome_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a worker does, and how it makes the plugin: by the suite's subclass of its author."""
+    """What a worker does, and how it makes the plugin: by the suite's subclass of its author.
+
+    choice: the plugin as ``kind:name``, for a subclass that the command line has made.
+    """
 
     module: str
     file: str
     suite: str
+    choice: str
     address: str
     ledger: str
     topic: str
@@ -43,6 +48,8 @@ class Job:
         return json.dumps(asdict(self))
 
     def make(self) -> Broker:
+        if self.module == chosen.__name__:
+            chosen.choose([self.choice], "")
         found: Any = _module(self.module, self.file)
         for part in self.suite.split("."):
             found = getattr(found, part)
