@@ -42,7 +42,8 @@ class Suite(Generic[P]):
     patience: seconds in which what must happen eventually has to.
     pause: seconds between two looks.
     jumping: time need not pass: everything happens in this process and in no thread.
-    in_process: the plugin connects nothing but what is in one process.
+    in_process: the plugin connects nothing but what is in one process, as do all that say so by
+        ``reach = "process"``.
     """
 
     kind: ClassVar[str]
@@ -69,7 +70,9 @@ class Suite(Generic[P]):
     @property
     def apart(self) -> bool:
         """Whether another process can make the plugin as this one does."""
-        return not (self.in_process or self.jumping or "<locals>" in type(self).__qualname__)
+        if self.in_process or self.jumping or "<locals>" in type(self).__qualname__:
+            return False
+        return getattr(self.make("127.0.0.1:1"), "reach", "network") != "process"
 
     def own(self) -> Backend | None:
         """A server for this class alone, not started: for the promises that break it, and for all
@@ -94,10 +97,11 @@ class Suite(Generic[P]):
         return ""
 
     def configured(self, plugin: type[P], address: str) -> P:
-        """``make`` for a plugin that the command line names: options come from variables."""
+        """``make`` for a plugin that the command line names: options come from variables, and
+        without an address that too."""
         elsewhere = f"MICRO_{plugin.kind.upper()}_ADDRESS"
         environ = {name: value for name, value in os.environ.items() if name != elsewhere}
-        made = plugin(address) if issubclass(plugin, Component) else plugin
+        made = plugin(address) if address and issubclass(plugin, Component) else plugin
         return cast(P, Settings.read(None, environ).configure(plugin.kind, made))
 
     def identity(self) -> tuple[str, str]:

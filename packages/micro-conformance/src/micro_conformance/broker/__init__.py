@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import ClassVar
 
+from micro_core import Broker
+
 from ..backend import Backend
 from .delivery import Delivery
 from .faults import Faults
@@ -27,6 +29,11 @@ class BrokerSuite(Messages, Delivery, Queues, Settling, Flow, Standing, Processe
     """
 
     kind: ClassVar[str] = "broker"
+
+    def configured(self, plugin: type[Broker], address: str) -> Broker:
+        """One that needs no server and has no default address listens itself, wherever it likes."""
+        listens = not (self.server or plugin.default_address)
+        return super().configured(plugin, "" if listens else address)
 
     def lab(self, backend: Backend | None, stack: AsyncExitStack) -> BrokerLab:
         return BrokerLab(self, backend, stack)
