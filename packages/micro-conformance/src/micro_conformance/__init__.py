@@ -8,6 +8,7 @@ from micro_conformance.backend import (
     ComposeBackend,
     Ready,
 )
+from micro_conformance.broker import BrokerSuite
 from micro_conformance.promise import promise
 from micro_conformance.registry import RegistrySuite
 from micro_conformance.selector import SelectorSuite
@@ -17,6 +18,7 @@ __all__ = [
     "AddressBackend",
     "Backend",
     "BackendFailure",
+    "BrokerSuite",
     "CannotBreak",
     "ComposeBackend",
     "Ready",

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from .broker import BrokerSuite
 from .registry import RegistrySuite
 from .selector import SelectorSuite
 from .store import StoreSuite
 from .suite import Suite
 
 SUITES: Mapping[str, type[Suite[Any]]] = {
+    "broker": cast(Any, BrokerSuite),
     "registry": cast(Any, RegistrySuite),
     "store": cast(Any, StoreSuite),
     "selector": cast(Any, SelectorSuite),
