@@ -10,6 +10,7 @@ from micro_conformance.backend import (
 )
 from micro_conformance.promise import promise
 from micro_conformance.registry import RegistrySuite
+from micro_conformance.rpc import RpcFeatures, RpcSuite
 
 __all__ = [
     "AddressBackend",
@@ -19,5 +20,7 @@ __all__ = [
     "ComposeBackend",
     "Ready",
     "RegistrySuite",
+    "RpcFeatures",
+    "RpcSuite",
     "promise",
 ]

@@ -52,6 +52,10 @@ class Suite(Generic[P]):
     def lab(self, backend: Backend | None, stack: AsyncExitStack) -> Lab[P]:
         return Lab(self, backend, stack)
 
+    def subject(self, made: P) -> type[Plugin]:
+        """The plugin that the report names."""
+        return type(made)
+
     def _try(self, promise: Promise, backend: Backend | None, request: Any) -> None:
         """Raises what makes pytest report the verdict; notes it for the report before."""
         begin = time.monotonic()
@@ -135,7 +139,7 @@ class Suite(Generic[P]):
         await leaks.check()
 
     def _note(self, config: pytest.Config, result: Result) -> None:
-        plugin = type(self.make("x")) if not self.server else type(self.make("127.0.0.1:1"))
+        plugin = self.subject(self.make("127.0.0.1:1" if self.server else "x"))
         distribution = plugin.__module__.partition(".")[0].replace("_", "-")
         report = config.stash.setdefault(REPORT, Report())
         report.add(f"{self.kind}:{plugin.name}", distribution, result)
