@@ -87,7 +87,7 @@ def _fails(suite: Suite[Any], promise: Any) -> bool:
         suite._judge(promise, None, {})
     except pytest.skip.Exception:
         return False
-    except Exception:
+    except (Exception, pytest.fail.Exception):
         return True
     return False
 

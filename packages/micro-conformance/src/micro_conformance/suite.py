@@ -16,7 +16,7 @@ from micro_core.plugin import Plugin
 
 from .backend import Backend
 from .lab import Lab
-from .leaks import Leaks
+from .leaks import PATIENCE, Leaks
 from .loops import run
 from .promise import Promise
 from .report import Report, Result, Verdict
@@ -99,7 +99,7 @@ class Suite(Generic[P]):
     ) -> tuple[Verdict, str]:
         try:
             self._run(promise, backend, figures)
-        except Exception:
+        except (Exception, pytest.fail.Exception):
             return "deviates", reason
         raise AssertionError(
             f"{promise.name} is kept after all: take it out of deviations ({reason})"
@@ -136,7 +136,7 @@ class Suite(Generic[P]):
             lab = self.lab(backend, stack)
             lab.figures = figures
             await promise.body(self, lab)
-        await leaks.check()
+        await leaks.check(0.1 if self.jumping and not promise.real else PATIENCE)
 
     def _note(self, config: pytest.Config, result: Result) -> None:
         plugin = self.subject(self.make("127.0.0.1:1" if self.server else "x"))

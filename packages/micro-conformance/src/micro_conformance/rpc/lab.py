@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, TypeVar
 
 import pytest
 
 from micro_core import Client, MicroError, Node, Registry, ServiceInfo, Transport
+from micro_core.broker.memory import MemoryBroker
 from micro_core.client.base import RpcClient, RpcRequest, RpcResponse, RpcStream
+from micro_core.client.options import Limits
+from micro_core.codec.set import CodecSet
 from micro_core.compose import Parts, compose
 from micro_core.defaults import CORE
 from micro_core.registry.memory import MemoryRegistry
+from micro_core.selector.random import RandomSelector
 from micro_core.server.base import Dispatch, RpcServer
-from micro_core.server.server import Server
 from micro_core.settings import Settings
 
 from ..backend import Backend
@@ -28,8 +31,8 @@ from .pair import Pair
 from .wires import Endpoints
 
 T = TypeVar("T")
+Before = Callable[[RpcRequest], Awaitable[None]]
 BYTES = "application/octet-stream"
-_FLAGS = ("--client_ejection_failures=3", "--client_pool_ttl=60")
 
 
 class Away(MemoryRegistry):
@@ -135,13 +138,9 @@ class RpcLab(Lab[Pair]):
             await self.soon(awaitable, what)
         return caught.value
 
-    def task(self, awaitable: Awaitable[T]) -> asyncio.Task[T]:
+    def task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task that is cancelled at the end of the test."""
-
-        async def run() -> T:
-            return await awaitable
-
-        task = asyncio.get_running_loop().create_task(run())
+        task = asyncio.get_running_loop().create_task(work)
         self.stack.push_async_callback(cancelled, task)
         return task
 
@@ -183,19 +182,26 @@ class RpcLab(Lab[Pair]):
         *,
         version: str = "1",
         idempotent: bool = False,
+        before: Before | None = None,
         **labels: str,
     ) -> Served:
-        """A server of ``endpoints``, registered."""
+        """A server of ``endpoints``, registered. ``before`` runs before it looks at a request."""
+
+        async def dispatch(request: RpcRequest, stream: RpcStream | None) -> RpcResponse:
+            if before is not None:
+                await before(request)
+            return await server.dispatch(request, stream)
+
         registry = await self.registry()
-        server = Server(name)
+        server = self.pair.endpoints(name)
         for endpoint, function in endpoints.items():
             server.add(endpoint, function)
         self.stack.callback(server.close)
         transport = await self.connected()
         rpc = self.pair.make_server(transport)
-        server.codecs = self._parts(registry, transport).codecs
+        server.codecs = _codecs()
         self.stack.push_async_callback(rpc.stop, 0.0)
-        address = await rpc.start(self.pair.listen, server.dispatch)
+        address = await rpc.start(self.pair.listen, dispatch)
         spoken = {"protocol": rpc.name, "transport": transport.name}
         node = Node(self.name(f"{name}-node"), address, {**spoken, **labels})
         records = server.records()
@@ -206,17 +212,30 @@ class RpcLab(Lab[Pair]):
 
     async def caller(self) -> Client:
         """A client of all services of this lab."""
-        client = Client()
-        transport = self.pair.make_transport()
-        await client.open(self._parts(await self.registry(), transport))
+        client = self.pair.caller()
+        await client.open(self._parts(await self.registry()))
         self.stack.push_async_callback(client.close)
         return client
 
-    def _parts(self, registry: Registry, transport: Transport) -> Parts:
-        client = self.pair.make_client(transport)
-        settings = Settings(_FLAGS, {}, CORE)
-        code = {"registry": registry, "transport": transport, "client": client, "broker": "memory"}
-        return compose(settings, code)
+    def _parts(self, registry: Registry) -> Parts:
+        transport = self.pair.make_transport()
+        return Parts(
+            registry=registry,
+            transport=transport,
+            broker=MemoryBroker(self.prefix),
+            selector=RandomSelector(),
+            codecs=_codecs(),
+            client=self.pair.make_client(transport),
+            timeout=5.0,
+            limits=Limits(1, 0.2, 10.0, 3, 30.0, 300.0),
+            make_server=lambda: self.pair.make_server(transport),
+        )
+
+
+@cache
+def _codecs() -> CodecSet:
+    """Those of every service, as one that is composed has them."""
+    return compose(Settings((), {}, CORE), {"registry": "memory", "transport": "memory"}).codecs
 
 
 async def cancelled(task: asyncio.Task[Any]) -> None:

@@ -220,8 +220,8 @@ class Lifetime(Suite[Pair]):
         line = await lab.line()
         await line.call()
         await lab.soon(line.client.close(), "it closes")
-        for failing in (line.call(), line.open()):
-            error = await lab.fails(failing, Unavailable, "it is refused")
+        for fail in (line.call, line.open):
+            error = await lab.fails(fail(), Unavailable, "it is refused")
             assert error.happened == "no"
         assert len(line.desk.seen) == 1
 
@@ -230,7 +230,7 @@ class Lifetime(Suite[Pair]):
         """A closed client is connected no more: its server drains at once."""
         line = await lab.line()
         await asyncio.gather(*[line.call() for _ in range(5)])
-        await lab.soon(line.die(), "it closes")
+        await lab.soon(line.client.close(), "it closes")
         await drained(lab, line)
 
     @promise()

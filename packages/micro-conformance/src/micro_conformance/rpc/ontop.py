@@ -21,6 +21,7 @@ from micro_core import (
     Unavailable,
     current,
 )
+from micro_core.client.base import RpcRequest
 
 from ..promise import promise
 from ..suite import Suite
@@ -89,7 +90,7 @@ class OnTop(Suite[Pair]):
 
     @promise()
     async def test_metadata_does_not_steer_the_protocol(self, lab: RpcLab) -> None:
-        """Metadata under a name of the protocol changes neither the call nor what it may do."""
+        """Metadata under a name of the protocol is refused, or changes nothing of the call."""
         account, name = Account(), lab.name()
         await lab.service(name, account.endpoints())
         client = await lab.caller()
@@ -98,10 +99,12 @@ class OnTop(Suite[Pair]):
         names += ("Content-Length", "Transfer-Encoding", "Host", "Accept", "Grpc-Timeout")
         for steering in names:
             options = {"metadata": {steering: "7", "Tenant": "1"}, "timeout": None}
-            told = await lab.soon(hello(client, name, **options), f"{steering} is harmless")
+            try:
+                told = await lab.soon(hello(client, name, **options), f"{steering} is harmless")
+            except InvalidName:
+                continue
             assert told["metadata"].get("Tenant") == "1", steering
-        assert account.left == [None] * len(names)
-        assert account.attempts == [1] * len(names)
+            assert (account.left.pop(), account.attempts.pop()) == (None, 1), steering
 
     @promise()
     async def test_a_nested_call_has_what_is_left(self, lab: RpcLab) -> None:
@@ -149,36 +152,44 @@ class OnTop(Suite[Pair]):
     @promise()
     async def test_a_refused_call_is_repeated_elsewhere(self, lab: RpcLab) -> None:
         """A call that a node refused before any handler ran is answered by another node."""
+        refused: list[RpcRequest] = []
 
-        async def refuse(request: dict[str, Any]) -> None:
+        async def refuse(request: RpcRequest) -> None:
+            refused.append(request)
             raise Unavailable("full", happened="no")
 
-        full, account, name = Account(refuse), Account(), lab.name()
-        await lab.service(name, full.endpoints())
+        full, account, name = Account(), Account(), lab.name()
+        await lab.service(name, full.endpoints(), before=refuse)
         await lab.service(name, account.endpoints())
         client = await lab.caller()
         for _ in range(20):
             await lab.soon(hello(client, name), "it is answered")
-        assert len(account.seen) == 20
-        assert full.attempts, "some went there first"
+        assert (len(full.seen), len(account.seen)) == (0, 20)
+        assert refused, "some went there first"
         repeated = account.attempts.count(2)
-        assert repeated == len(full.attempts), "the handler is told that it is the second attempt"
+        assert repeated == len(refused), "the handler is told that it is the second attempt"
 
     @promise()
     async def test_a_repeated_call_has_what_is_left(self, lab: RpcLab) -> None:
         """The second attempt of a call is given what the first has left of its deadline."""
+        refused: list[RpcRequest] = []
 
-        async def refuse(request: dict[str, Any]) -> None:
+        async def refuse(request: RpcRequest) -> None:
+            refused.append(request)
             await asyncio.sleep(0.4)
             raise Unavailable("full", happened="no")
 
-        full, account, name = Account(refuse), Account(), lab.name()
-        await lab.service(name, full.endpoints())
+        account, name = Account(), lab.name()
+        await lab.service(name, Account().endpoints(), before=refuse)
         await lab.service(name, account.endpoints())
         client = await lab.caller()
-        while not account.attempts.count(2):
+        for _ in range(40):
+            begun = len(refused)
             await lab.soon(hello(client, name, timeout=4.0), "it is answered")
-        left = account.left[account.attempts.index(2)]
+            if len(refused) > begun:
+                break
+        assert refused, "some calls went to the full node first"
+        left = account.left[-1]
         assert left is not None
         assert left < 3.9
 

@@ -6,10 +6,11 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from micro_core import Transport
+from micro_core import Client, Transport
 from micro_core.client.base import RpcClient
 from micro_core.plugin import Plugin
 from micro_core.server.base import RpcServer
+from micro_core.server.server import Server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,8 @@ class Pair(Plugin):
     name: ClassVar[str] = "pair"
     features: RpcFeatures = RpcFeatures()
     listen: str = "127.0.0.1:0"
+    caller: ClassVar[type[Client]] = Client  # what is put on top
+    endpoints: ClassVar[type[Server]] = Server
 
     def __init__(self, address: str) -> None:
         self.address = address

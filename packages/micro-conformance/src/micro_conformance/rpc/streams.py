@@ -38,17 +38,17 @@ class Streams(Suite[Pair]):
 
     @promise()
     async def test_order_is_kept(self, lab: RpcLab) -> None:
-        """A thousand messages each way at once come in the order of their sending."""
+        """Five hundred messages each way at once come in the order of their sending."""
         line = await lab.line()
         stream = await line.open()
 
         async def send() -> None:
-            for body in numbers(1000):
+            for body in numbers(500):
                 await stream.send(body)
             await stream.end()
 
         sending = lab.task(send())
-        assert await lab.soon(collect(stream), "all come back") == numbers(1000)
+        assert await lab.soon(collect(stream), "all come back") == numbers(500)
         await lab.soon(sending, "all were sent")
 
     @promise()
@@ -306,7 +306,7 @@ class Streams(Suite[Pair]):
         """A handler whose caller leaves without reading is cancelled, even while it sends."""
 
         async def talk(stream: RpcStream) -> None:
-            while True:
+            for _ in range(MOST):
                 await stream.send(CHUNK)
                 await asyncio.sleep(0)
 

@@ -167,4 +167,3 @@ def _typed(
         made = call
     made.__annotations__ = {"value": request, "return": response}
     return f"Interop.{name}", made
-
