@@ -50,6 +50,10 @@ class Station:
             self.service, name, request, response=one.type, **self._how, **options
         )
 
+    async def running(self, count: int) -> None:
+        handlers = self.handlers
+        await self.lab.eventually(lambda: handlers.running == count, f"{count} handlers run")
+
     async def send(self, stream: Stream[Any], text: str) -> None:
         await self.lab.soon(stream.send(self.handlers.wire.make(text)), "it is sent")
 
@@ -140,8 +144,8 @@ class InteropTests(Suite[Pair]):
         """Interop: a stream left before anything was sent cancels its handler."""
         async for one in self.stations(lab):
             async with one.stream("Talk"):
-                await lab.eventually(lambda: one.handlers.running == 1, "the handler runs")
-            await lab.eventually(lambda: one.handlers.running == 0, "the handler is over")
+                await one.running(1)
+            await one.running(0)
             assert one.handlers.cancelled == 1
 
     @promise()
@@ -150,7 +154,7 @@ class InteropTests(Suite[Pair]):
         async for one in self.stations(lab):
             async with one.stream("Talk", "first") as stream:
                 assert await one.recv(stream) == "first"
-            await lab.eventually(lambda: one.handlers.running == 0, "the handler is over")
+            await one.running(0)
             assert one.handlers.cancelled == 1
 
     @promise()
@@ -162,7 +166,7 @@ class InteropTests(Suite[Pair]):
             with pytest.raises(DeadlineExceeded):
                 async with one.stream("Talk", timeout=0.1) as stream:
                     await one.recv(stream)
-            await lab.eventually(lambda: one.handlers.running == 0, "no handler is left")
+            await one.running(0)
             assert await one.call("Echo", "next") == "next"
 
     @promise()

@@ -28,7 +28,7 @@ class Lifetime(Suite[Pair]):
 
     @promise()
     async def test_client_and_server_have_one_name(self, lab: RpcLab) -> None:
-        """Client and server of a protocol have the same name, by which nodes say what they speak."""
+        """Client and server have the same name, by which nodes say what they speak."""
         transport = lab.pair.make_transport()
         assert lab.pair.make_client(transport).name == lab.pair.make_server(transport).name
 

@@ -30,6 +30,11 @@ from .pair import Pair
 from .wires import Endpoints, Interop, wire
 
 JSON = "application/json"
+STEERING = (
+    *("Timeout", "Micro-Service", "Micro-Endpoint", "Micro-Method", "Micro-Id", "Micro-Stream"),
+    *("Micro-Error", "Micro-Attempt", "Content-Type", "Connection", "Content-Length"),
+    *("Transfer-Encoding", "Host", "Accept", "Grpc-Timeout"),
+)
 
 
 class Account:
@@ -94,10 +99,7 @@ class OnTop(Suite[Pair]):
         account, name = Account(), lab.name()
         await lab.service(name, account.endpoints())
         client = await lab.caller()
-        names = ("Timeout", "Micro-Service", "Micro-Endpoint", "Micro-Method", "Micro-Id")
-        names += ("Micro-Stream", "Micro-Error", "Micro-Attempt", "Content-Type", "Connection")
-        names += ("Content-Length", "Transfer-Encoding", "Host", "Accept", "Grpc-Timeout")
-        for steering in names:
+        for steering in STEERING:
             options = {"metadata": {steering: "7", "Tenant": "1"}, "timeout": None}
             try:
                 told = await lab.soon(hello(client, name, **options), f"{steering} is harmless")
