@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
 import pytest
 
-from micro_conformance import RegistrySuite, RpcSuite
 from micro_conformance.mutants import MUTANTS, matrix, table, unproved
 from micro_conformance.promise import promises_of
-from micro_conformance.suite import Suite
+from micro_conformance.suites import SUITES
 
-SUITES: dict[str, type[Suite[Any]]] = {"registry": RegistrySuite, "rpc": RpcSuite}
 LEAST = {
     "registry": 40,
     "broker": 45,
     "transport": 28,
     "codec": 25,
+    "rpc": 35,
     "selector": 15,
     "store": 15,
-    "rpc": 35,
 }
 
 

@@ -12,6 +12,7 @@ from micro_core.transport.http import HttpTransport
 
 
 class TestMucpOverMemory(RpcSuite):
+    variant = "memory"
     jumping = True
 
     def make_client(self, transport: Transport) -> RpcClient:
@@ -22,6 +23,7 @@ class TestMucpOverMemory(RpcSuite):
 
 
 class TestMucpOverHttp(TestMucpOverMemory):
+    variant = "http"
     jumping = False
 
     def make_transport(self, address: str) -> Transport:

@@ -10,7 +10,8 @@ from micro_conformance.backend import (
 )
 from micro_conformance.promise import promise
 from micro_conformance.registry import RegistrySuite
-from micro_conformance.rpc import RpcFeatures, RpcSuite
+from micro_conformance.rpc import Pair, RpcFeatures, RpcSuite
+from micro_conformance.selector import SelectorSuite
 
 __all__ = [
     "AddressBackend",
@@ -18,9 +19,11 @@ __all__ = [
     "BackendFailure",
     "CannotBreak",
     "ComposeBackend",
+    "Pair",
     "Ready",
     "RegistrySuite",
     "RpcFeatures",
     "RpcSuite",
+    "SelectorSuite",
     "promise",
 ]

@@ -18,9 +18,9 @@ class Leaks:
         self._threads = set(threading.enumerate())
         self._descriptors = _descriptors()
 
-    async def check(self, patience: float = PATIENCE) -> None:
+    async def check(self) -> None:
         """Raises AssertionError that names what is left and was not there before."""
-        end = time.monotonic() + patience
+        end = time.monotonic() + PATIENCE
         while (left := self._left()) and time.monotonic() < end:
             await asyncio.sleep(0)
             time.sleep(0.001)  # noqa: ASYNC251 -- the loop's own clock may be a jumping one

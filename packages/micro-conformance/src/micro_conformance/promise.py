@@ -59,15 +59,28 @@ def promise(
             timeout=timeout,
         )
 
-        def test(self: Suite[Any], micro_backend: Backend | None, request: Any) -> None:
-            self._try(made, micro_backend, request)
-
+        test = _breaking(made) if breaks else _using(made)
         test.__name__, test.__qualname__ = body.__name__, body.__qualname__
         test.__doc__, test.__module__ = body.__doc__, body.__module__
         test.promise = made  # type: ignore[attr-defined]
+        test.__test__ = True  # type: ignore[attr-defined] # whatever python_functions says
         return test
 
     return decorate
+
+
+def _using(made: Promise) -> Callable[..., None]:
+    def test(self: Suite[Any], micro_backend: Backend | None, request: Any) -> None:
+        self._try(made, micro_backend, request)
+
+    return test
+
+
+def _breaking(made: Promise) -> Callable[..., None]:
+    def test(self: Suite[Any], micro_own_backend: Backend | None, request: Any) -> None:
+        self._try(made, micro_own_backend, request)
+
+    return test
 
 
 def _sentence(body: Callable[..., Any]) -> str:

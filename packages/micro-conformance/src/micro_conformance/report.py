@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from operator import itemgetter
@@ -33,10 +34,10 @@ class Report:
 
     plugins: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
 
-    def add(self, plugin: str, distribution: str, result: Result) -> None:
-        entry = self.plugins.setdefault(
-            plugin, {"distribution": distribution, "version": _version(distribution), "results": []}
-        )
+    def add(self, plugin: str, origin: str, backend: str, result: Result) -> None:
+        """``origin`` is a distribution and its version, ``backend`` a server and its version."""
+        head = {"origin": origin, "backend": backend, "python": platform.python_version()}
+        entry = self.plugins.setdefault(plugin, {**head, "results": []})
         entry["results"].append(asdict(result))
 
     def write(self, path: Path) -> None:

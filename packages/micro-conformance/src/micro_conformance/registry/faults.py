@@ -62,7 +62,7 @@ class Faults(Suite[Registry]):
             await lab.backend.wipe()
             fresh = await lab.new()
             await fresh.register(lab.info(name, nodes=[2, 3]), ttl=60)
-            wanted = [lab.node(2).id, lab.node(3).id]
+            wanted = [lab.node(name, 2).id, lab.node(name, 3).id]
             await lab.eventually(
                 lambda: ids(watcher.services) == wanted, f"the view is {wanted}", within=45
             )

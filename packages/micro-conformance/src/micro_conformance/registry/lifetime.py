@@ -84,7 +84,7 @@ class Lifetime(Suite[Registry]):
     async def test_a_keeper_can_change_its_record(self, lab: RegistryLab) -> None:
         """A keeper's new record replaces the old one, and nodes left out of it are gone."""
         registry, other, info = await lab.new(), await lab.new(), lab.info(nodes=[1, 2])
-        changed = info.with_nodes([lab.node(2, zone="b"), lab.node(3)])
+        changed = info.with_nodes([lab.node(info.name, 2, zone="b"), lab.node(info.name, 3)])
         async with registry.keep(info, ttl=30) as keeper:
             await keeper.update(changed)
             assert await other.get_service(info.name) == [changed]
@@ -98,4 +98,4 @@ class Lifetime(Suite[Registry]):
         async with leaving:
             await leaving.register(lab.info(name, nodes=[2]))
             assert len(ids(await staying.get_service(name))) == 2
-        assert ids(await staying.get_service(name)) == [lab.node(1).id]
+        assert ids(await staying.get_service(name)) == [lab.node(name, 1).id]

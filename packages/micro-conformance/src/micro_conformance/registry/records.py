@@ -18,7 +18,8 @@ class Records(Suite[Registry]):
     async def test_a_record_comes_back_whole(self, lab: RegistryLab) -> None:
         """A service comes back with its version, nodes, addresses, metadata and endpoints."""
         registry = await lab.new()
-        info = lab.info().with_nodes([lab.node(1, zone="a", weight="3")])
+        info = lab.info()
+        info = info.with_nodes([lab.node(info.name, 1, zone="a", weight="3")])
         await registry.register(info)
         assert await registry.get_service(info.name) == [info]
 
@@ -43,7 +44,7 @@ class Records(Suite[Registry]):
         for number in (2, 1, 3):
             await registry.register(lab.info(name, nodes=[number]))
         [found] = await registry.get_service(name)
-        assert [node.id for node in found.nodes] == [lab.node(n).id for n in (1, 2, 3)]
+        assert [node.id for node in found.nodes] == [lab.node(name, n).id for n in (1, 2, 3)]
 
     @promise()
     async def test_several_nodes_in_one_registration(self, lab: RegistryLab) -> None:
@@ -83,8 +84,8 @@ class Records(Suite[Registry]):
     async def test_metadata_can_change(self, lab: RegistryLab) -> None:
         """A node registered again with other metadata has that, and none of the old keys."""
         registry, info = await lab.new(), lab.info()
-        await registry.register(info.with_nodes([lab.node(1, old="1")]))
-        changed = info.with_nodes([lab.node(1, new="2")])
+        await registry.register(info.with_nodes([lab.node(info.name, 1, old="1")]))
+        changed = info.with_nodes([lab.node(info.name, 1, new="2")])
         await registry.register(changed)
         assert await registry.get_service(info.name) == [changed]
 
@@ -121,8 +122,10 @@ class Records(Suite[Registry]):
         """Deregistering one node leaves the others of its service alone."""
         registry, info = await lab.new(), lab.info(nodes=[1, 2, 3])
         await registry.register(info)
-        await registry.deregister(info.with_nodes([lab.node(2)]))
-        assert await registry.get_service(info.name) == [info.with_nodes(map(lab.node, (1, 3)))]
+        await registry.deregister(info.with_nodes([lab.node(info.name, 2)]))
+        assert await registry.get_service(info.name) == [
+            info.with_nodes([info.nodes[0], info.nodes[2]])
+        ]
 
     @promise()
     async def test_deregistering_goes_by_the_id(self, lab: RegistryLab) -> None:
@@ -138,7 +141,7 @@ class Records(Suite[Registry]):
         """Deregistering what is not there raises nothing and removes nothing."""
         registry, info = await lab.new(), lab.info()
         await registry.register(info)
-        await registry.deregister(info.with_nodes([lab.node(7)]))
+        await registry.deregister(info.with_nodes([lab.node(info.name, 7)]))
         await registry.deregister(lab.info())
         assert await registry.get_service(info.name) == [info]
 
@@ -169,9 +172,11 @@ class Records(Suite[Registry]):
         registry, short = await lab.new(), lab.name()
         await registry.register(lab.info(short, nodes=[1]))
         await registry.register(lab.info(f"{short}-longer", nodes=[2]))
-        assert ids(await registry.get_service(short)) == [lab.node(1).id]
+        assert ids(await registry.get_service(short)) == [lab.node(short, 1).id]
         await registry.deregister(lab.info(short, nodes=[1]))
-        assert ids(await registry.get_service(f"{short}-longer")) == [lab.node(2).id]
+        assert ids(await registry.get_service(f"{short}-longer")) == [
+            lab.node(f"{short}-longer", 2).id
+        ]
 
     @promise()
     async def test_names_that_differ_in_case_are_two(self, lab: RegistryLab) -> None:
@@ -196,7 +201,7 @@ class Records(Suite[Registry]):
         registry = await lab.new()
         for name in ("", " ", "a\nb", "a\x00b", "x" * 256, " padded "):
             with pytest.raises(InvalidName):
-                await registry.register(lab.info().__class__(name, "1", [lab.node(1)]))
+                await registry.register(ServiceInfo(name, "1", [Node("n", "127.0.0.1:1")]))
             with pytest.raises(InvalidName):
                 await registry.get_service(name)
 
@@ -212,7 +217,8 @@ class Records(Suite[Registry]):
             "long": "x" * 2000,
         }
         registry = await lab.new()
-        info = lab.info().with_nodes([Node(lab.node(1).id, "127.0.0.1:1", metadata)])
+        info = lab.info()
+        info = info.with_nodes([Node(info.nodes[0].id, "127.0.0.1:1", metadata)])
         await registry.register(info)
         [found] = await registry.get_service(info.name)
         assert dict(found.nodes[0].metadata) == metadata
@@ -222,7 +228,7 @@ class Records(Suite[Registry]):
         """Host names, IPv6 addresses and the names of queues are kept as addresses."""
         registry, name = await lab.new(), lab.name()
         addresses = ["node.example:80", "[::1]:9000", "10.0.0.7:65535", f"queue-{lab.prefix}"]
-        nodes = [Node(f"{lab.prefix}-{n}", address) for n, address in enumerate(addresses)]
+        nodes = [Node(f"{name}-{n}", address) for n, address in enumerate(addresses)]
         await registry.register(ServiceInfo(name, "1", nodes))
         [found] = await registry.get_service(name)
         assert [node.address for node in found.nodes] == addresses
@@ -233,7 +239,8 @@ class Records(Suite[Registry]):
         endpoints = [
             Endpoint(f"Big.Method{n:03}", ENDPOINT.request, ENDPOINT.response) for n in range(100)
         ]
-        info = ServiceInfo(lab.name(), "1", [lab.node(1)], endpoints)
+        name = lab.name()
+        info = ServiceInfo(name, "1", [lab.node(name)], endpoints)
         registry = await lab.new()
         await registry.register(info)
         [found] = await registry.get_service(info.name)

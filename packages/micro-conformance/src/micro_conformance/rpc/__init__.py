@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from contextlib import AsyncExitStack
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from micro_core import Transport
 from micro_core.client.base import RpcClient
 from micro_core.plugin import Plugin
+from micro_core.plugins import load, origin
 from micro_core.server.base import RpcServer
+from micro_core.settings import Settings
 from micro_core.transport.memory import MemoryTransport
 
 from ..backend import Backend
@@ -51,8 +54,42 @@ class RpcSuite(Calls, Streams, Lifetime, InteropTests, OnTop):
     def lab(self, backend: Backend | None, stack: AsyncExitStack) -> RpcLab:
         return RpcLab(self, backend, stack)
 
-    def subject(self, made: Any) -> type[Plugin]:
-        return made.protocol  # type: ignore[no-any-return]
+    def configured(self, plugin: type[Any], address: str) -> Pair:
+        return InstalledPair(address, client=plugin, server=load("server", plugin.name))
+
+    def identity(self) -> tuple[str, str]:
+        protocol = self.make("x").protocol
+        variant = f" ({self.variant})" if self.variant else ""
+        return f"{self.kind}:{protocol.name}{variant}", origin(protocol)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        own = cls.make is not RpcSuite.make or cls.make_client is not RpcSuite.make_client
+        cls.__test__ = own  # type: ignore[attr-defined]
+
+
+RpcSuite.__test__ = False  # type: ignore[attr-defined]  # it has make, and not yet what that takes
+
+
+class InstalledPair(Pair):
+    """The plugins of one name, configured by variables, over memory."""
+
+    def __init__(self, address: str, *, client: type[Plugin], server: type[Plugin]) -> None:
+        super().__init__(address)
+        self._client, self._server = client, server
+
+    def make_transport(self) -> Transport:
+        return MemoryTransport(self.address)
+
+    def make_client(self, transport: Transport) -> RpcClient:
+        return cast(RpcClient, self._configured("client", self._client, transport))
+
+    def make_server(self, transport: Transport) -> RpcServer:
+        return cast(RpcServer, self._configured("server", self._server, transport))
+
+    def _configured(self, kind: str, plugin: type[Plugin], transport: Transport) -> Any:
+        settings = Settings.read(None, os.environ)
+        return settings.configure(kind, plugin, needs={Transport: transport})
 
 
 class SuitePair(Pair):

@@ -40,7 +40,7 @@ class Pair(Plugin):
     caller: ClassVar[type[Client]] = Client  # what is put on top
     endpoints: ClassVar[type[Server]] = Server
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str = "pair") -> None:
         self.address = address
 
     @abstractmethod

@@ -68,7 +68,9 @@ class P2CSelector(Selector):
         load.in_flight += 1
 
     def finished(self, node: Node, error: BaseException | None, seconds: float) -> None:
-        load = self._loads[node.id]
+        load = self._loads.get(node.id)
+        if load is None or not load.in_flight:  # not one that started() has told of
+            return
         load.in_flight -= 1
         now = asyncio.get_running_loop().time()
         cost = load.cost * math.exp((load.seen - now) / self._decay)

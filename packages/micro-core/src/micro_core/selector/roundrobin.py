@@ -19,11 +19,12 @@ class RoundRobinSelector(Selector):
 
     def __init__(self) -> None:
         self._turns: dict[int, tuple[Sequence[Node], int]] = {}
+        self._draw = random.Random().randrange  # the program may have seeded the common one
 
     def choose(self, nodes: Sequence[Node]) -> Node:
         seen, turn = self._turns.get(id(nodes), (None, 0))
         if seen is not nodes:  # a new set, or the id of one that is gone
-            turn = random.randrange(len(nodes))
+            turn = self._draw(len(nodes))
             if len(self._turns) >= _SETS:
                 self._turns.clear()
         self._turns[id(nodes)] = (nodes, turn + 1)
