@@ -95,7 +95,7 @@ def error_header(error: MicroError) -> Header:
 def _cut(text: str, limit: int) -> str:
     """What fits into ``limit`` bytes of JSON, where a character may take twelve."""
     kept = text[:limit]
-    while (size := len(json.dumps(kept)) - 2) > limit:
+    while len(kept) * 12 > limit and (size := len(json.dumps(kept)) - 2) > limit:
         kept = kept[: len(kept) * limit // size]
     return text if kept == text else kept[:-1] + "…"
 

@@ -20,12 +20,13 @@ from .calls import Calls
 from .interop import InteropTests
 from .lab import RpcLab
 from .lifetime import Lifetime
+from .network import Network
 from .ontop import OnTop
 from .pair import Pair, RpcFeatures
 from .streams import Streams
 
 
-class RpcSuite(Calls, Streams, Lifetime, InteropTests, OnTop):
+class RpcSuite(Calls, Streams, Lifetime, InteropTests, OnTop, Network):
     """Every promise of a protocol. Subclass it, name the class ``Test…``, and write
     ``make_client`` and ``make_server``; ``make_transport`` if it is not to be tried on memory.
 

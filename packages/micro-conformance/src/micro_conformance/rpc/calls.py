@@ -337,7 +337,7 @@ class Calls(Suite[Pair]):
             await asyncio.gather(*[line.call() for _ in range(5)])
             await lab.soon(line.served.die(), "the server ends")
             line.served = await lab.serve(line.desk.dispatch, line.served.node.address)
-            await lab.eventually(lambda: _answered(line), "it is answered")
+            await lab.eventually(lambda: answered(line), "it is answered")
 
     # -- many --------------------------------------------------------------------------------
 
@@ -434,7 +434,7 @@ async def _outcomes(lab: RpcLab, calls: list[asyncio.Task[RpcResponse]]) -> list
     return list(await lab.soon(gathered, "pending calls end"))
 
 
-async def _answered(line: Line) -> bool:
+async def answered(line: Line) -> bool:
     try:
         await line.call()
     except (BackendError, SocketClosed):

@@ -212,17 +212,13 @@ class Connection:
         size = len(body) + _HEADER
         self._owed += size
         try:
-            await self._send(header, body)
-        finally:
-            self._owed -= size
-            self._room.set()
-
-    async def _send(self, header: Header, body: bytes) -> None:
-        try:
             await self._socket.send(Message(header, body))
         except MessageTooLarge as error:
             error.happened = "yes"  # the handler has run
             await self._socket.send(Message({**header, **mucp.error_header(error)}))
+        finally:
+            self._owed -= size
+            self._room.set()
 
     async def _stream(self, request: RpcRequest, id: str, stream_id: str) -> None:
         header = {
