@@ -8,6 +8,7 @@ from micro_conformance.backend import (
     ComposeBackend,
     Ready,
 )
+from micro_conformance.codec import CodecSuite
 from micro_conformance.promise import promise
 from micro_conformance.registry import RegistrySuite
 from micro_conformance.selector import SelectorSuite
@@ -18,6 +19,7 @@ __all__ = [
     "Backend",
     "BackendFailure",
     "CannotBreak",
+    "CodecSuite",
     "ComposeBackend",
     "Ready",
     "RegistrySuite",

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .codec import CodecSuite
 from .registry import RegistrySuite
 from .selector import SelectorSuite
 from .suite import Suite
 from .transport import TransportSuite
 
 SUITES: Mapping[str, type[Suite[Any]]] = {
+    "codec": CodecSuite,  # type: ignore[type-abstract]
     "registry": RegistrySuite,  # type: ignore[type-abstract]
     "selector": SelectorSuite,  # type: ignore[type-abstract]
     "transport": TransportSuite,  # type: ignore[type-abstract]
