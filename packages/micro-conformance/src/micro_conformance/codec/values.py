@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -154,10 +154,10 @@ class Values(Suite[Codec]):
 def _inner(value: Any) -> set[int]:
     """The ids of a value and of what it holds, as far as it can be changed."""
     parts: list[Any] = []
-    if issubclass(type(value), dict):
-        parts += value.values()
-    elif issubclass(type(value), list):
-        parts += value
+    if isinstance(value, dict):
+        parts += cast(Any, value).values()
+    elif isinstance(value, list):
+        parts += cast(Any, value)
     elif hasattr(value, "__dict__"):
         parts += vars(value).values()
     elif type(value).__hash__ is not None:

@@ -106,11 +106,12 @@ class StripsTexts(Reading):
 
 
 @mutant("test_plain_values_are_exact")
-class DropsNulls(Reading):
-    """A list that holds nothing but None comes back empty."""
+class EmptiesShortLists(Reading):
+    """A list of one plain value comes back empty."""
 
     def read(self, decode: Decoder, type_: Any, body: bytes) -> Any:
-        return decode(b"[]" if body == b"[null]" else body)
+        value = decode(body)
+        return value[1:] if type_ is Any and type(value) is list and len(value) == 1 else value
 
 
 @mutant("test_integers_are_exact_or_refused")
