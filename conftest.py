@@ -1,4 +1,4 @@
-"""What all tests share: the option that forbids skipping, and where real servers are."""
+"""What all tests share: where real servers are."""
 
 from __future__ import annotations
 
@@ -6,34 +6,24 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
+
+from micro_conformance.plugin import missing
 
 ROOT = Path(__file__).parent
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--require-backends",
-        action="store_true",
-        help="fail where a real server cannot be had, instead of skipping",
-    )
-
-
-def missing(config: pytest.Config, why: str) -> NoReturn:
-    if config.getoption("--require-backends"):
-        pytest.fail(why)
-    pytest.skip(why)
-
-
-def setting(name: str) -> str:
-    """From the environment, else from what backends/up wrote."""
-    if value := os.environ.get(name):
-        return value
+def read_backends() -> None:
+    """What backends/up wrote becomes part of the environment, where that does not say otherwise."""
     file = ROOT / ".backends.env"
-    lines = file.read_text().splitlines() if file.exists() else []
-    return dict(line.split("=", 1) for line in lines if "=" in line).get(name, "")
+    for line in file.read_text().splitlines() if file.exists() else []:
+        name, _, value = line.partition("=")
+        if value:
+            os.environ.setdefault(name, value)
+
+
+read_backends()
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +32,7 @@ def server_address(pytestconfig: pytest.Config) -> Callable[[str], str]:
 
     def find(name: str) -> str:
         variable = f"MICRO_TEST_{name.upper()}"
-        address = setting(variable)
+        address = os.environ.get(variable)
         if not address:
             missing(pytestconfig, f"no {name}: run backends/up, or set {variable}=host:port")
         host, _, port = address.rpartition(":")
@@ -64,7 +54,7 @@ def consul_address(server_address: Callable[[str], str]) -> str:
 @pytest.fixture(scope="session")
 def compose_files(pytestconfig: pytest.Config) -> list[str]:
     """The compose files of servers that a test may break."""
-    files = setting("MICRO_TEST_COMPOSE")
+    files = os.environ.get("MICRO_TEST_COMPOSE")
     if not files:
         why = "no docker compose: run backends/up, or set MICRO_TEST_COMPOSE=file:file"
         missing(pytestconfig, why)

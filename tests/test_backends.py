@@ -37,8 +37,10 @@ def test_the_compose_files_and_the_folders_name_the_same_servers() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FOLDERS))
-def test_a_service_is_pinned_checked_kept_and_published_on_loopback_alone(name: str) -> None:
+def test_a_service_is_pinned_bounded_checked_kept_and_on_loopback_alone(name: str) -> None:
     service = services("compose.yaml")[name]
+    assert service.startswith("    <<: *server\n")
+    assert re.search(r"^    mem_limit: \d+m\b", service, re.M)
     assert re.search(r"^    image: \S+:v?\d+\.\d+\.\d+(-alpine)?$", service, re.M)
     assert re.search(r"^    healthcheck:.*\n      test: \[", service, re.M)
     assert [volume.partition(":")[0] for volume in items(service, "volumes")] == [name]

@@ -412,7 +412,7 @@ async def test_what_no_handler_has_begun_with_is_left_to_the_queue() -> None:
         subscription = await broker.subscribe("t", handler, queue="q", concurrency=2, prefetch=50)
         for number in range(10):
             await broker.publish("t", text(number), key=b"k" if number % 2 else None)
-        await until(lambda: subscription._busy.value == 10)
+        await until(lambda: subscription._busy == 10)
         await subscription.stop_fetching()
         go.set()
         async with asyncio.timeout(10):

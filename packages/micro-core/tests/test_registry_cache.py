@@ -455,15 +455,13 @@ def test_the_clock_of_a_hold_stands_still_while_the_registry_is_away() -> None:
     ledger.update(listed({"a", "b"}), False, 0.0)
     ledger.update(listed({"a", "b"}), True, 1.0)
     ledger.update(listed({"b"}), True, 50.0)  # a deletion told before the first list
-    assert ledger.next_expiry(60.0) is None
-    ledger.update(listed({"b"}), False, 100.0)
-    assert ledger.next_expiry(100.0) == pytest.approx(HOLD)
+    assert ledger.update(listed({"b"}), True, 60.0) is None
+    assert ledger.update(listed({"b"}), False, 100.0) == pytest.approx(HOLD)
     ledger.update(listed({"b"}), True, 103.0)
-    ledger.update(listed({"b"}), False, 200.0)
-    assert ledger.next_expiry(200.0) == pytest.approx(HOLD - 3.0)
-    ledger.expire(206.9)
+    assert ledger.update(listed({"b"}), False, 200.0) == pytest.approx(HOLD - 3.0)
+    ledger.update(listed({"b"}), False, 206.9)
     assert ledger.nodes.keys() == {"a", "b"}
-    ledger.expire(207.0)
+    ledger.update(listed({"b"}), False, 207.0)
     assert ledger.nodes.keys() == {"b"}
 
 
@@ -486,16 +484,15 @@ def test_whatever_happens_what_is_listed_is_served_and_no_hold_outlasts_its_time
     for names, away, pause in history:
         if not away:  # an absent registry says what it said last
             known = names
-        ledger.update(listed(known), away, now)
+        delay = ledger.update(listed(known), away, now)
         assert known <= ledger.nodes.keys()
         assert ledger.nodes.keys() <= set("abc")
         if away or was_away:
             assert ledger.nodes.keys() >= known
-        delay = ledger.next_expiry(now)
         assert delay is None or not away
         now += pause
         if delay is not None and delay <= pause:
-            ledger.expire(now)
+            ledger.update(listed(known), away, now)
         for name in "abc":
             listed_or_away = name in known or away
             answered[name] = (
@@ -518,8 +515,7 @@ def test_data_loss_takes_nothing_away_within_the_hold(
     for number, more in enumerate(partial):
         back |= more
         now = 100.0 + HOLD * number / (len(partial) + 1)
-        ledger.expire(now)
         ledger.update(listed(back), False, now)
         assert ledger.nodes.keys() == before | back
-    ledger.expire(100.0 + HOLD)
+    ledger.update(listed(back), False, 100.0 + HOLD)
     assert ledger.nodes.keys() == back

@@ -125,7 +125,7 @@ def test_a_hung_attempt_a_pause_and_another_attempt_fit_the_promise(ttl: float) 
     assert keeper._limit <= max(1.0, ttl / 3)
     assert 0 < keeper._longest_pause() <= min(5.0, ttl / 3)
     assert keeper._limit + keeper._longest_pause() <= ttl / 3 + 1.5
-    assert 0.9 * ttl / 3 <= keeper._interval() <= ttl / 3
+    assert 0.9 * ttl / 3 <= keeper._delay() <= ttl / 3
 
 
 @in_loop

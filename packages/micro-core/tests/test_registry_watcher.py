@@ -19,7 +19,8 @@ from micro_core.registry import watcher as module
 from micro_core.registry.base import Change
 from micro_core.registry.memory import MemoryRegistry
 from micro_core.registry.records import Endpoint, Node, RegistryEvent, ServiceInfo
-from micro_core.registry.watcher import Watcher, end
+from micro_core.registry.watcher import Watcher
+from micro_core.timing import end
 
 Mode = Literal["lists", "events", "polled"]
 MODES: tuple[Mode, ...] = ("lists", "events", "polled")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from in_loops import in_loop, until
 
-from micro_core import Client, Event, Message, MicroError, Service
+from micro_core import Client, Event, Message, MicroError, Service, ServiceInfo, testing
 from micro_core.broker.memory import MemoryBroker
 from micro_core.registry.memory import MemoryRegistry
 from micro_core.settings import Settings
@@ -38,6 +40,28 @@ async def test_limits_of_every_component() -> None:
         assert parts.broker.publish_timeout == 2
     finally:
         await limited.stop()
+
+
+@in_loop
+async def test_heartbeats_come_as_often_as_asked_for() -> None:
+    limited = service()
+    beats: list[float] = []
+    registry = MemoryRegistry("limits")
+    put = registry._register
+
+    async def noted(info: ServiceInfo, ttl: float) -> None:
+        beats.append(asyncio.get_running_loop().time())
+        await put(info, ttl)
+
+    registry._register = noted  # type: ignore[method-assign]
+    limited.code = {**limited.code, "registry": registry}
+    async with testing.clock() as clock:
+        await limited.start(settings("--register_interval=2s"))
+        try:
+            await clock.advance(21)
+        finally:
+            await limited.stop()
+    assert 11 <= len(beats) <= 12
 
 
 @in_loop

@@ -8,13 +8,17 @@ import os
 import random
 import re
 import secrets
+import shlex
 import signal
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, NoReturn, Self
+
+from pytest_docker.plugin import get_docker_services
 
 Ready = Callable[[str], Awaitable[None]]
 """Tries ``host:port`` once: returns when the server there answers in its own protocol."""
@@ -82,6 +86,10 @@ class Backend(ABC):
     @abstractmethod
     async def wipe(self) -> None:
         """Kill the server, lose all its data, and start it empty; returns when it answers."""
+
+    async def mend(self) -> None:
+        """Undo the fault that is in effect, if any. Data may be lost."""
+        await self.wipe()
 
 
 class AddressBackend(Backend):
@@ -152,6 +160,7 @@ class ComposeBackend(Backend):
         self._patience = patience
         self._ports: dict[str, str] = {}
         self._address = ""
+        self._fault = ""
 
     @property
     def address(self) -> str:
@@ -181,26 +190,51 @@ class ComposeBackend(Backend):
     ) -> None:
         await self._down()
 
+    @contextmanager
+    def composed(self) -> Generator[Self]:
+        """Up and down through pytest-docker, for a fixture: like ``async with``, without a loop."""
+        self._ports = _free_ports(_port_variables(self._files))
+        variables = [f"{name}={value}" for name, value in self._ports.items()]
+        command = shlex.join(["env", *variables, "docker", "compose"])
+        up, down = f"up -d --no-recreate {self._service}", "down -v -t 1 --remove-orphans"
+        files = [str(file) for file in self._files]
+        with get_docker_services(command, files, self.project, [], [down]) as services:
+            services._docker_compose.execute(up)  # only what runs inside is cleaned up
+            asyncio.run(self.start())
+            yield self
+
     async def kill(self) -> None:
+        self._fault = "down"
         await self._compose("kill", "-s", "KILL", self._service)
 
     async def stop(self) -> None:
+        self._fault = "down"
         await self._compose("stop", "-t", "30", self._service)
 
     async def start(self) -> None:
         await self._compose("up", "-d", "--no-recreate", self._service, timeout=self._patience)
         self._settle(await self._published())
         await self._answer()
+        self._fault = ""
 
     async def pause(self) -> None:
+        self._fault = "frozen"
         await self._compose("pause", self._service)
 
     async def resume(self) -> None:
         await self._compose("unpause", self._service)
+        self._fault = ""
 
     async def wipe(self) -> None:
+        self._fault = "down"
         await self._compose("down", "-v", "-t", "0")
         await self.start()
+
+    async def mend(self) -> None:
+        if self._fault == "frozen":
+            await self.resume()
+        elif self._fault:
+            await self.start()
 
     async def _down(self) -> None:
         await self._compose("down", "-v", "-t", "1", "--remove-orphans")

@@ -20,7 +20,9 @@ class Promise:
     ability: a feature without which the operation must raise NotSupported.
     guarantee: a feature without which the test only reports its figures.
     breaks: the test breaks its server, and is not run where that cannot be done.
-    real: the test uses threads or processes, so that time must not jump.
+    real: the test uses threads, so that time must not jump.
+    processes: the test makes the plugin in processes of its own, and is not run where that cannot
+        be done; see ``apart`` of :class:`Suite`.
     timeout: seconds of the loop's clock in which it has to end.
     """
 
@@ -31,6 +33,7 @@ class Promise:
     guarantee: str = ""
     breaks: bool = False
     real: bool = False
+    processes: bool = False
     timeout: float = 60.0
 
 
@@ -40,6 +43,7 @@ def promise(
     guarantee: str = "",
     breaks: bool = False,
     real: bool = False,
+    processes: bool = False,
     timeout: float = 60.0,
 ) -> Callable[[Body], Callable[..., None]]:
     """Make a coroutine method of a suite, which takes its lab, a test that pytest runs.
@@ -55,19 +59,33 @@ def promise(
             ability=ability,
             guarantee=guarantee,
             breaks=breaks,
-            real=real,
+            real=real or processes,
+            processes=processes,
             timeout=timeout,
         )
 
-        def test(self: Suite[Any], micro_backend: Backend | None, request: Any) -> None:
-            self._try(made, micro_backend, request)
-
+        test = _breaking(made) if breaks else _using(made)
         test.__name__, test.__qualname__ = body.__name__, body.__qualname__
         test.__doc__, test.__module__ = body.__doc__, body.__module__
         test.promise = made  # type: ignore[attr-defined]
+        test.__test__ = True  # type: ignore[attr-defined] # whatever python_functions says
         return test
 
     return decorate
+
+
+def _using(made: Promise) -> Callable[..., None]:
+    def test(self: Suite[Any], micro_backend: Backend | None, request: Any) -> None:
+        self._try(made, micro_backend, request)
+
+    return test
+
+
+def _breaking(made: Promise) -> Callable[..., None]:
+    def test(self: Suite[Any], micro_own_backend: Backend | None, request: Any) -> None:
+        self._try(made, micro_own_backend, request)
+
+    return test
 
 
 def _sentence(body: Callable[..., Any]) -> str:

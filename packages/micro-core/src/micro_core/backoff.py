@@ -20,7 +20,10 @@ class Backoff:
         self._tries = 0
         self._random = rng or random.Random()
 
-    def next(self) -> float:
+    def next(self, *, worked: float = 0.0) -> float:
+        """``worked``: seconds that went well since the last delay; five are a success."""
+        if worked > 5.0:
+            self.reset()
         cap = min(self._most, self._first * 2.0 ** min(self._tries, 32))
         self._tries += 1
         return self._random.uniform(0.0, cap)

@@ -1,11 +1,14 @@
-"""The clock of intervals, and closing that is not cut short."""
+"""The clock of intervals, waiting for a condition, and closing that is bounded and complete."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
+
+log = logging.getLogger("micro.timing")
 
 
 def now() -> float:
@@ -28,3 +31,25 @@ async def finished(closing: Coroutine[Any, Any, None]) -> None:
     if cancelled is not None:
         raise cancelled
     task.result()
+
+
+async def end(*tasks: asyncio.Task[Any] | None, limit: float) -> None:
+    """Cancel ``tasks``, but for the current one, and wait ``limit`` seconds at most."""
+    ending = [task for task in tasks if task and task is not asyncio.current_task()]
+    for task in ending:
+        task.cancel()
+    done, late = await asyncio.wait(ending, timeout=limit) if ending else ((), ())
+    for task in done:
+        if not task.cancelled():
+            task.exception()  # taken, so that it is not reported as lost
+    for task in late:
+        log.error("%s does not end: it ignores its cancellation", task.get_name())
+
+
+class Signal(asyncio.Event):
+    """Set whenever a condition may have come true that somebody waits for."""
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        while not condition():
+            self.clear()
+            await self.wait()

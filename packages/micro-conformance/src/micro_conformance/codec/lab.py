@@ -72,13 +72,14 @@ def survived(decode: Callable[[bytes], Any], body: bytes) -> bool:
 
 def try_many(strategy: Any, check: Callable[[Any], None], examples: int = 25) -> None:
     """Have hypothesis look for an example that fails; the same ones every time."""
-    from hypothesis import HealthCheck, given, settings
+    from hypothesis import HealthCheck, Phase, given, settings
 
     quiet = settings(
         max_examples=examples,
         derandomize=True,
         deadline=None,
         database=None,
+        phases=[Phase.generate],  # making an example smaller may take minutes
         report_multiple_bugs=False,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     )

@@ -111,7 +111,7 @@ class EmptiesShortLists(Reading):
 
     def read(self, decode: Decoder, type_: Any, body: bytes) -> Any:
         value = decode(body)
-        return value[1:] if type_ is Any and type(value) is list and len(value) == 1 else value
+        return [] if type_ is Any and repr(value)[:1] == "[" and len(value) == 1 else value
 
 
 @mutant("test_integers_are_exact_or_refused")

@@ -5,7 +5,10 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import ClassVar
 
+from micro_core import Registry
+
 from ..backend import Backend
+from ..scratch import scratch
 from .faults import Faults
 from .lab import RegistryLab
 from .lifetime import Lifetime
@@ -24,3 +27,11 @@ class RegistrySuite(Records, Lifetime, Watching, Standing, Faults):
 
     def lab(self, backend: Backend | None, stack: AsyncExitStack) -> RegistryLab:
         return RegistryLab(self, backend, stack)
+
+    async def ready(self, address: str) -> None:
+        """A list, as a registry may be connected before it has elected a leader."""
+        async with self.make(address) as registry:
+            await registry.list_services()
+
+    def configured(self, plugin: type[Registry], address: str) -> Registry:
+        return super().configured(plugin, address if self.server else scratch(address))

@@ -13,41 +13,19 @@ from ..backoff import Backoff
 from ..context import detached
 from ..errors import BackendUnavailable, InternalError
 from ..message import Message
-from ..timing import now
-from .buffer import Buffer
+from ..timing import Signal, end, now
 
 if TYPE_CHECKING:
     from .base import Broker, Deliveries, Delivery, Handler, SubscribeRequest
 
 log = logging.getLogger("micro.broker")
 
-_LONG = 5.0  # seconds after which a connection that broke counts as having worked
 _CUT = 1.0  # seconds that cancelled handlers, and then the driver's closing, may take
 _BURST = 16  # deliveries handled without the loop's other tasks having had a turn
 
 
 async def nothing() -> None:
     """The ack and nack of a backend that has none."""
-
-
-class _Count:
-    """A number that can be waited for to fall."""
-
-    def __init__(self) -> None:
-        self.value = 0
-        self._fell = asyncio.Event()
-
-    def up(self) -> None:
-        self.value += 1
-
-    def down(self) -> None:
-        self.value -= 1
-        self._fell.set()
-
-    async def below(self, limit: int) -> None:
-        while self.value >= limit:
-            self._fell.clear()
-            await self._fell.wait()
 
 
 class Event:
@@ -57,18 +35,16 @@ class Event:
     it, in which case a queue delivers the message again. Any later one does nothing.
     """
 
-    __slots__ = ("_broker", "_delivery", "_held", "attempts", "key", "message", "settled", "topic")
+    __slots__ = ("_delivery", "_subscription", "attempts", "key", "message", "settled", "topic")
 
-    def __init__(self, broker: Broker, delivery: Delivery, held: _Count) -> None:
+    def __init__(self, subscription: Subscription, delivery: Delivery) -> None:
         self.topic: str = delivery.topic
         self.message: Message = delivery.message
         self.key: bytes | None = delivery.key
         self.attempts = 1
         self.settled = False
-        self._broker = broker
+        self._subscription = subscription
         self._delivery = delivery
-        self._held = held
-        held.up()
 
     async def ack(self) -> None:
         """The message is done with."""
@@ -78,75 +54,61 @@ class Event:
         """The message is to be delivered again, where the backend has that."""
         await self._settle(self._delivery.nack, "nack")
 
-    @property
-    def _returns(self) -> bool:
-        """Whether a nack brings the message back."""
-        return self._delivery.nack is not nothing
-
-    def _abandon(self) -> None:
-        """Settle it without a word to the backend, which delivers it again where it can."""
-        self.settled = True
-        self._held.down()
-
     async def _settle(self, operation: Callable[[], Awaitable[None]], what: str) -> None:
         if self.settled:
             return
-        if operation is nothing:
-            self._abandon()
-            return
-        self._broker._check_home()
+        broker = self._subscription._broker
+        if operation is not nothing:
+            broker._check_home()
         self.settled = True
         try:
-            await self._broker._ask(operation(), f"{what} {self.topic}")
+            if operation is not nothing:
+                await broker._ask(operation(), f"{what} {self.topic}")
         finally:
-            self._held.down()
+            self._subscription._count(-1, 0)
 
 
 class _Lanes:
     """Up to ``width`` handlers at a time; events of one key one after the other."""
 
     def __init__(self, width: int, handle: Callable[[Event], Awaitable[None]]) -> None:
+        self.tasks: set[asyncio.Task[None]] = set()
         self._width = width
         self._handle = handle
-        self._ready: Buffer[Event] = Buffer()
-        self._behind: dict[bytes, deque[Event]] = {}
-        self._idle = 0
-        self.tasks: set[asyncio.Task[None]] = set()
+        self._lanes: dict[object, deque[Event]] = {}  # by key; an event without has its own
+        self._ready: deque[object] = deque()  # keys of lanes that wait for a handler
 
-    def take(self, event: Event) -> None:
-        if event.key is not None:
-            behind = self._behind.get(event.key)
-            if behind is not None:
-                behind.append(event)
-                return
-            self._behind[event.key] = deque()
-        self._ready.offer(event)
-        if len(self._ready) > self._idle and len(self.tasks) < self._width:
-            self.tasks.add(asyncio.create_task(self._work(), name="micro-lane"))
+    async def take(self, event: Event) -> None:
+        """Returns after the handler where there is but one, so that it needs no other task."""
+        key = event if event.key is None else event.key
+        if self._width == 1:
+            await self._handle(event)
+        elif key in self._lanes:
+            self._lanes[key].append(event)
+        else:
+            self._lanes[key] = deque([event])
+            self._ready.append(key)
+            if len(self.tasks) < self._width:
+                self.tasks.add(asyncio.create_task(self._work(), name=f"micro-lane {event.topic}"))
 
     def clear(self) -> list[Event]:
         """Forget what no handler has begun with; returns it."""
-        waiting = [event for behind in self._behind.values() for event in behind]
-        self._behind.clear()
-        return self._ready.clear() + waiting
+        waiting = [event for lane in self._lanes.values() for event in lane]
+        self._lanes.clear()
+        self._ready.clear()
+        return waiting
 
     async def _work(self) -> None:
-        while True:
-            self._idle += 1
-            try:
-                event = await self._ready.get()
-            finally:
-                self._idle -= 1
-            await self._handle(event)
-            self._next(event.key)
-
-    def _next(self, key: bytes | None) -> None:
-        if key is None or (behind := self._behind.get(key)) is None:
-            return
-        if behind:
-            self._ready.offer(behind.popleft())
-        else:
-            del self._behind[key]
+        try:
+            while self._ready:
+                key = self._ready.popleft()
+                await self._handle(self._lanes[key].popleft())
+                if self._lanes.get(key):
+                    self._ready.append(key)
+                else:
+                    self._lanes.pop(key, None)
+        finally:
+            self.tasks -= {asyncio.current_task()}
 
 
 class Subscription:
@@ -179,12 +141,13 @@ class Subscription:
         self._request = request
         self._handler = handler
         self._auto_ack = auto_ack
-        self._held = _Count()  # delivered and not settled
-        self._busy = _Count()  # delivered and its handler not done
-        self._lanes = _Lanes(concurrency, self._handle) if concurrency > 1 else None
+        self._held = 0  # delivered and not settled
+        self._busy = 0  # delivered and its handler not done
+        self._counted = Signal()  # one of the two
+        self._lanes = _Lanes(concurrency, self._handle)
         self._delays = Backoff()
         self._stopped = asyncio.Event()
-        self._drains = False  # the driver ends its iterator itself once it is empty
+        self._over = False  # what still comes is not for the handler
         self._deliveries: Deliveries | None = None
         self._task: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -215,16 +178,16 @@ class Subscription:
         self._stopped.set()
         stop = getattr(self._deliveries, "stop", None)
         if stop is not None:
-            self._drains = True
             await self._bounded(stop(), "stop")
             return
-        for event in self._lanes.clear() if self._lanes else ():
-            event._abandon()
-            self._busy.down()
+        self._over = True
+        for event in self._lanes.clear():
+            event.settled = True
+            self._count(-1, -1)
 
     async def drain(self, timeout: float) -> None:
         """Unsubscribe after up to ``timeout`` seconds for handlers and for acks still owed."""
-        await self._leave(self._held, timeout)
+        await self._leave(lambda: not self._held, timeout)
 
     async def unsubscribe(self, *, grace: float = 5.0) -> None:
         """Take no more, give running handlers ``grace`` seconds, cancel the rest, and leave.
@@ -232,44 +195,30 @@ class Subscription:
         What a cancelled handler had is neither acked nor nacked. Idempotent. Called by the handler
         itself it returns at once, and the subscription ends after the handler.
         """
-        await self._leave(self._busy, grace)
+        await self._leave(lambda: not self._busy, grace)
 
-    async def _leave(self, left: _Count, timeout: float) -> None:
+    async def _leave(self, done: Callable[[], bool], timeout: float) -> None:
         if asyncio.current_task() not in self._tasks():
-            await self._end(left, timeout)
+            await self._end(done, timeout)
         elif self._ending is None:
-            self._ending = asyncio.create_task(self._end(left, timeout), name="micro-unsubscribe")
+            self._ending = asyncio.create_task(self._end(done, timeout), name="micro-unsubscribe")
 
-    async def _end(self, left: _Count, timeout: float) -> None:
+    async def _end(self, done: Callable[[], bool], timeout: float) -> None:
         await self.stop_fetching()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                if self._drains and self._task is not None:
-                    await asyncio.wait([self._task])
-                await left.below(1)
-        await self._cut()
-
-    async def _cut(self) -> None:
+                if self._task is not None and not self._over:
+                    await asyncio.wait([self._task])  # the driver ends its iterator once empty
+                await self._counted.until(done)
         async with self._gate:
-            if self._busy.value:
-                log.warning("%s: %d handlers cut off by the end", self, self._busy.value)
-            await self._cancel()
+            if self._busy:
+                log.warning("%s: %d handlers cut off by the end", self, self._busy)
+            await end(*self._tasks(), self._ending, limit=_CUT)
             await self._close_deliveries()
             self._broker._subscriptions.discard(self)
 
-    async def _cancel(self) -> None:
-        ending = [self._ending] if self._ending else []
-        tasks = [t for t in (*self._tasks(), *ending) if t is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=_CUT)
-            for task in late:
-                log.error("%s: %s ignores its cancellation", self, task.get_name())
-
     def _tasks(self) -> list[asyncio.Task[None]]:
-        lanes = self._lanes.tasks if self._lanes else ()
-        return [*lanes, self._task] if self._task else []
+        return [task for task in (*self._lanes.tasks, self._task) if task]
 
     # -- the consume loop --------------------------------------------------------------------
 
@@ -279,16 +228,9 @@ class Subscription:
             opened = now()
             try:
                 await self._consume(backoff)
-            except asyncio.CancelledError as error:
-                _raise_if_ours(error)
-                await self._broken(error)
-            except Exception as error:
-                await self._broken(error)
-            if self._stopped.is_set():
-                return
-            if now() - opened > _LONG:
-                backoff.reset()
-            await asyncio.sleep(backoff.next())
+            except (Exception, asyncio.CancelledError) as error:
+                await self._broken(_not_ours(error))
+            await self._pause(backoff.next(worked=now() - opened))
 
     async def _consume(self, backoff: Backoff) -> None:
         """Returns when fetching stops, and raises when the backend ends or fails."""
@@ -297,12 +239,12 @@ class Subscription:
             self.reopened += 1
         burst = 0
         async for delivery in self._deliveries:
-            if self._stopped.is_set() and not self._drains:
-                return
             backoff.reset()
-            await self._take(Event(self._broker, delivery, self._held))
-            await self._held.below(self._request.prefetch)
-            if self._stopped.is_set() and not self._drains:
+            if not self._over:
+                self._count(1, 1)
+                await self._lanes.take(Event(self, delivery))
+                await self._counted.until(lambda: self._held < self._request.prefetch)
+            if self._over:
                 return
             burst = (burst + 1) % _BURST
             if not burst:
@@ -310,19 +252,12 @@ class Subscription:
         if not self._stopped.is_set():
             raise BackendUnavailable("the backend ended the deliveries")
 
-    async def _take(self, event: Event) -> None:
-        self._busy.up()
-        if self._lanes is None:
-            await self._handle(event)
-        else:
-            self._lanes.take(event)
-
     async def _open(self) -> Deliveries:
         return await self._broker._ask(
             self._broker._receive(self._request), f"subscribe {self.topic}"
         )
 
-    async def _broken(self, error: BaseException) -> None:
+    async def _broken(self, error: Exception) -> None:
         self._broker._note_failure(error)
         if not self._stopped.is_set():
             log.warning("%s broke and is opened again: %r", self, error)
@@ -340,33 +275,39 @@ class Subscription:
         except Exception as error:
             log.warning("%s did not %s well: %r", self, what, error)
 
+    async def _pause(self, delay: float) -> None:
+        """``delay`` seconds, or until fetching stops."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                await self._stopped.wait()
+
     # -- one event ---------------------------------------------------------------------------
 
     async def _handle(self, event: Event) -> None:
         try:
             await self._handler(event)
-        except asyncio.CancelledError as error:
-            _raise_if_ours(error)
-            await self._fail(event, InternalError("the handler was cancelled from within"))
-        except Exception as error:
-            await self._fail(event, error)
+        except (Exception, asyncio.CancelledError) as error:
+            await self._fail(event, _not_ours(error))
         else:
             self.handled += 1
             self._delays.reset()
             if self._auto_ack:
                 await self._settle(event.ack)
         finally:
-            self._busy.down()
+            self._count(0, -1)
+
+    def _count(self, held: int, busy: int) -> None:
+        self._held += held
+        self._busy += busy
+        self._counted.set()
 
     async def _fail(self, event: Event, error: Exception) -> None:
         self.failed += 1
         log.error("%s: handler failed at attempt %d", self, event.attempts, exc_info=error)
         if event.settled:
             return
-        if event._returns:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._delays.next()):
-                    await self._stopped.wait()
+        if event._delivery.nack is not nothing:  # it brings the message back
+            await self._pause(self._delays.next())
         await self._settle(event.nack)
 
     async def _settle(self, operation: Callable[[], Awaitable[None]]) -> None:
@@ -380,8 +321,11 @@ class Subscription:
         return f"broker {self._broker.name}: subscription to {self.topic}{queue}"
 
 
-def _raise_if_ours(error: asyncio.CancelledError) -> None:
-    """Tell our own cancellation from one that merely came out of what was awaited."""
+def _not_ours(error: Exception | asyncio.CancelledError) -> Exception:
+    """Raises our own cancellation; one that merely came out of what was awaited is an error."""
+    if not isinstance(error, asyncio.CancelledError):
+        return error
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise error
+    return InternalError("what was awaited was cancelled from within")

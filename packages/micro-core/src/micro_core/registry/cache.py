@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable, Hashable, Mapping
 
 from ..errors import BackendError, BackendRefused, BackendUnavailable, MicroError
-from ..timing import now
+from ..timing import Signal, end, now
 from .base import Registry
 from .records import Node, ServiceInfo, by_version, check_name
-from .watcher import Watcher, end
+from .watcher import Watcher
 
 log = logging.getLogger("micro.registry")
 Predicate = Callable[[ServiceInfo, Node], bool]
@@ -36,7 +36,7 @@ class RegistryCache:
         hold: float = 30.0,
         idle: float = 60.0,
         settle: float = 5.0,
-        on_withdrawn: Callable[[Node], None] | None = None,
+        on_withdrawn: Callable[[Node], None] = lambda node: None,
     ) -> None:
         self.registry = registry
         self.hold = hold
@@ -54,7 +54,7 @@ class RegistryCache:
         """The view of a service, if it is loaded. Ask for it for every call: do not keep it."""
         view = self._views.get(name)
         if view is not None:
-            view.used = True
+            view.unused = 0
         return view
 
     def ages(self) -> dict[str, float]:
@@ -73,35 +73,27 @@ class RegistryCache:
         if self._closed:
             raise self._unavailable(name, "the client is closed")
         check_name(name)
-        try:
-            return await self._load(name)
-        except Exception as error:  # which all who wait share
-            if isinstance(error, MicroError) and not isinstance(error, BackendError):
-                raise
-            raise self._unavailable(name, error) from error
-
-    async def close(self) -> None:
-        """Stop watching; bounded and idempotent."""
-        self._closed = True
-        tasks = [*self._loading.values(), *filter(None, [self._janitor])]
-        self._janitor = None
-        await end(*tasks, limit=self.registry.close_timeout)
-        await asyncio.gather(*(self._drop(view) for view in list(self._views.values())))
-
-    # -- loading -----------------------------------------------------------------------------
-
-    async def _load(self, name: str) -> ServiceView:
         task = self._loading.get(name)
         if task is None:
             task = self._loading[name] = asyncio.create_task(self._open(name))
             task.add_done_callback(lambda done: self._loaded(name, done))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            if task.cancelled() and not (caller and caller.cancelling()):  # it was close()
-                raise self._unavailable(name, "the client was closed") from None
-            raise
+        await asyncio.wait([task])  # whoever leaves meanwhile takes nothing from the others
+        if task.cancelled():
+            raise self._unavailable(name, "the client was closed")
+        error = task.exception()
+        if isinstance(error, MicroError) and not isinstance(error, BackendError):
+            raise error
+        if error is not None:
+            raise self._unavailable(name, error) from error
+        return task.result()
+
+    async def close(self) -> None:
+        """Stop watching; bounded and idempotent."""
+        self._closed = True
+        await end(*self._loading.values(), self._janitor, limit=self.registry.close_timeout)
+        await asyncio.gather(*(self._drop(view) for view in list(self._views.values())))
+
+    # -- loading -----------------------------------------------------------------------------
 
     def _loaded(self, name: str, task: asyncio.Task[ServiceView]) -> None:
         del self._loading[name]
@@ -128,8 +120,9 @@ class RegistryCache:
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(min(self._idle, UNKNOWN_IDLE) / 5)
-            unused = [view for view in self._views.values() if view.is_unused(self._idle)]
+            pause = min(self._idle, UNKNOWN_IDLE) / 5
+            await asyncio.sleep(pause)
+            unused = [v for v in self._views.values() if v.is_unused(pause, self._idle)]
             await asyncio.gather(*map(self._drop, unused))
 
     async def _drop(self, view: ServiceView) -> None:
@@ -142,20 +135,16 @@ class RegistryCache:
 
     def note_doubt(self, name: str, doubtful: bool, error: Exception | None) -> None:
         """Log once that the registry is away, and once that it is back."""
-        if doubtful:
-            self._doubted.add(name)
-            if error is not None and self._away_since is None:
-                self._away_since = now()
-                log.warning(
-                    "registry %s is away, calls go on with the nodes known: %s",
-                    self.registry.name,
-                    error,
-                )
-            return
-        self._doubted.discard(name)
-        if not self._doubted and self._away_since is not None:
-            away, self._away_since = now() - self._away_since, None
-            log.info("registry %s is back after %.1f s", self.registry.name, away)
+        (self._doubted.add if doubtful else self._doubted.discard)(name)
+        since, registry = self._away_since, self.registry.name
+        if doubtful and error is not None and since is None:
+            self._away_since = now()
+            log.warning(
+                "registry %s is away, calls go on with the nodes known: %s", registry, error
+            )
+        elif not self._doubted and since is not None:
+            self._away_since = None
+            log.info("registry %s is back after %.1f s", registry, now() - since)
 
 
 class ServiceView:
@@ -168,18 +157,14 @@ class ServiceView:
         self.name = name
         self.services: tuple[ServiceInfo, ...] = ()
         self.version = 0
-        self.used = True
-        self._last_use = now()
+        self.unused = 0  # for how many rounds of the janitor
         self._waiting = 0
         self._cache = cache
         self._watcher = Watcher(cache.registry, name, self._refresh)
         self._ledger = Ledger(cache.hold, cache.settle)
-        self._serving: Mapping[str, ServiceInfo] = {}
-        self._filtered: dict[Hashable, tuple[Node, ...]] = {}
-        self._former: dict[Hashable, tuple[Node, ...]] = {}
+        self._filtered: dict[Hashable, tuple[int, tuple[Node, ...]]] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._bell = asyncio.Event()
-        self._closed = False
+        self._bell = Signal()
 
     @property
     def known(self) -> bool:
@@ -196,29 +181,25 @@ class ServiceView:
 
         The tuple stays the same object until the nodes in it change.
         """
-        found = self._filtered.get(filters)
-        return self._filter(filters, predicate) if found is None else found
+        version, found = self._filtered.get(filters, (-1, ()))
+        if version != self.version:
+            passed = tuple(n for info in self.services for n in info.nodes if predicate(info, n))
+            found = found if found == passed else passed
+            if len(self._filtered) >= FILTERS and filters not in self._filtered:
+                self._filtered.clear()
+            self._filtered[filters] = self.version, found
+        return found
 
     async def changed(self) -> None:
         """Wait for the next change. Raises BackendUnavailable when the client is closed."""
+        version = self.version
         self._waiting += 1
         try:
-            if not self._closed:
-                await self._bell.wait()
+            await self._bell.until(lambda: self._watcher.closed or self.version != version)
         finally:
             self._waiting -= 1
-        if self._closed:
+        if self._watcher.closed:
             raise BackendUnavailable(f"{self.name} is not watched any more: the client is closed")
-
-    def _filter(self, filters: Hashable, predicate: Predicate) -> tuple[Node, ...]:
-        found = tuple(n for info in self.services for n in info.nodes if predicate(info, n))
-        former = self._former.pop(filters, None)
-        if former is not None and former == found:
-            found = former
-        if len(self._filtered) >= FILTERS:
-            self._filtered.clear()
-        self._filtered[filters] = found
-        return found
 
     # -- what the cache calls ----------------------------------------------------------------
 
@@ -227,66 +208,52 @@ class ServiceView:
         self._refresh()
 
     async def close(self) -> None:
-        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         self._bell.set()
         await self._watcher.close()
 
-    def is_unused(self, idle: float) -> bool:
+    def is_unused(self, pause: float, idle: float) -> bool:
         """Whether it may be dropped: not while it is all that is left of an absent registry."""
-        if self.used or self._waiting:
-            self.used = False
-            self._last_use = now()
-            return False
+        self.unused = 0 if self._waiting else self.unused + 1
+        seconds = (self.unused - 1) * pause  # at least
         if not self.known:
-            return now() - self._last_use > min(idle, UNKNOWN_IDLE)
-        return now() - self._last_use > idle and not self._watcher.doubtful
+            return seconds > min(idle, UNKNOWN_IDLE)
+        return seconds > idle and not self._watcher.doubtful
 
-    def worth(self) -> tuple[bool, bool, bool, float]:
+    def worth(self) -> tuple[bool, bool, int]:
         """The least is dropped first when there are too many."""
-        return bool(self._waiting), self.known, self.used, self._last_use
+        return bool(self._waiting), self.known, -self.unused
 
     # -- changes -----------------------------------------------------------------------------
 
     def _refresh(self) -> None:
-        if self._closed:
+        watcher, ledger = self._watcher, self._ledger
+        if watcher.closed:
             return
-        watcher = self._watcher
         self._cache.note_doubt(self.name, watcher.doubtful, watcher.last_error)
-        held = self._ledger.held
-        self._ledger.update(watcher.nodes, watcher.doubtful, now())
-        if (late := self._ledger.held - held) > 0:
-            log.warning("%s: %d nodes are missing after the outage, held for now", self.name, late)
-        self._serve()
-
-    def _release(self) -> None:
-        held = self._ledger.held
-        self._ledger.expire(now())
-        if gone := held - self._ledger.held:
-            log.warning("%s: %d nodes have not come back", self.name, gone)
-        self._serve()
-
-    def _serve(self) -> None:
+        before, held = ledger.nodes, ledger.held
+        delay = ledger.update(watcher.nodes, watcher.doubtful, now())
         if self._timer is not None:
             self._timer.cancel()
-        delay = self._ledger.next_expiry(now())
         loop = asyncio.get_running_loop()
-        self._timer = None if delay is None else loop.call_later(delay, self._release)
-        before, after = self._serving, self._ledger.nodes
-        if before == after:
-            return
-        self._serving = after
+        self._timer = None if delay is None else loop.call_later(delay, self._refresh)
+        if late := len(ledger.held.keys() - held):
+            log.warning("%s: %d nodes are missing after the outage, held for now", self.name, late)
+        if before != ledger.nodes:
+            self._show(before, held)
+
+    def _show(self, before: Mapping[str, ServiceInfo], held: Mapping[str, float]) -> None:
+        after = self._ledger.nodes
         self.services = tuple(by_version(after.values()))
         self.version += 1
-        self._former = self._filtered or self._former
-        self._filtered = {}
-        bell, self._bell = self._bell, asyncio.Event()
-        bell.set()
-        if tell := self._cache.on_withdrawn:
-            left = _by_address(before)
-            for address in left.keys() - _by_address(after).keys():
-                tell(left[address])
+        self._bell.set()
+        stay, lost = _by_address(after), held.keys() - after.keys()
+        left = [node for address, node in _by_address(before).items() if address not in stay]
+        if gone := sum(node.id in lost for node in left):
+            log.warning("%s: %d nodes have not come back", self.name, gone)
+        for node in left:
+            self._cache.on_withdrawn(node)
 
 
 def _by_address(nodes: Mapping[str, ServiceInfo]) -> dict[str, Node]:
@@ -302,53 +269,36 @@ class Ledger:
 
     def __init__(self, hold: float, settle: float) -> None:
         self.nodes: Mapping[str, ServiceInfo] = {}
+        self.held: Mapping[str, float] = {}  # by id, until when
         self._hold = hold
         self._settle = settle
-        self._held: dict[str, float] = {}
-        self._away_since: float | None = None
-        self._away = 0.0
+        self._clock = 0.0
+        self._updated = 0.0
+        self._away = False
         self._settled = float("-inf")
 
-    @property
-    def held(self) -> int:
-        return len(self._held)
+    def update(
+        self, registry: Mapping[str, ServiceInfo], doubtful: bool, now: float
+    ) -> float | None:
+        """Returns in how many seconds to call it again, ``None`` for not before the next change.
 
-    def update(self, registry: Mapping[str, ServiceInfo], doubtful: bool, now: float) -> None:
-        """``registry``: by id what the registry says, or said last; ``doubtful``: it is away."""
-        unsure = self._judge(doubtful, now)
+        ``registry``: by id what the registry says, or said last; ``doubtful``: it is away.
+        """
+        if not self._away:
+            self._clock += now - self._updated
+        elif not doubtful:
+            self._settled = self._clock + self._settle
+        self._away, self._updated = doubtful, now
+        unsure = doubtful or self._clock <= self._settled
+        until = self._clock + (self._hold if unsure else 0.0)
         addresses = _by_address(registry).keys()
         missing = {
-            id: info
+            id: self.held.get(id, until)
             for id, info in self.nodes.items()
             if id not in registry and addresses.isdisjoint(n.address for n in info.nodes)
         }
-        until = self._clock(now) + self._hold
-        before = self._held
-        self._held = {id: before.get(id, until) for id in missing if unsure or id in before}
-        self.nodes = {**{id: missing[id] for id in self._held}, **registry}
-
-    def expire(self, now: float) -> None:
-        over = {id for id, until in self._held.items() if until <= self._clock(now)}
-        self._held = {id: until for id, until in self._held.items() if id not in over}
-        self.nodes = {id: info for id, info in self.nodes.items() if id not in over}
-
-    def next_expiry(self, now: float) -> float | None:
-        """In how many seconds to call ``expire``; ``None`` for not before the next update."""
-        if not self._held or self._away_since is not None:
+        self.held = {id: until for id, until in missing.items() if until > self._clock}
+        self.nodes = {**{id: self.nodes[id] for id in self.held}, **registry}
+        if doubtful or not self.held:
             return None
-        return max(0.001, min(self._held.values()) - self._clock(now))
-
-    def _judge(self, doubtful: bool, now: float) -> bool:
-        """Whether what is missing now may only be late."""
-        if doubtful:
-            self._away_since = now if self._away_since is None else self._away_since
-            return True
-        if self._away_since is not None:
-            self._away += now - self._away_since
-            self._away_since = None
-            self._settled = now + self._settle
-            return True
-        return now < self._settled
-
-    def _clock(self, now: float) -> float:
-        return (now if self._away_since is None else self._away_since) - self._away
+        return max(0.001, min(self.held.values()) - self._clock)

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Self
 
 from ..backoff import Backoff
 from ..errors import BackendUnavailable, InvalidName, MicroError, OptionError
-from ..timing import now
+from ..timing import end, now
 from .records import Node, ServiceInfo
-from .watcher import end
 
 if TYPE_CHECKING:
     from .base import Registry
@@ -30,7 +29,7 @@ class Keeper:
     """
 
     def __init__(
-        self, registry: Registry, info: ServiceInfo, ttl: float, interval: float | None
+        self, registry: Registry, info: ServiceInfo, ttl: float, interval: float | None = None
     ) -> None:
         if not ttl > 0:
             raise OptionError(f"ttl={ttl} of {info.name}: give more than 0 seconds")
@@ -50,9 +49,8 @@ class Keeper:
 
         ``last_ok`` is that success, a time of the event loop's clock.
         """
-        if self._task is None or self.last_ok is None:
-            return False
-        return now() - self.last_ok < self._ttl
+        last_ok = self.last_ok if self._task else None
+        return last_ok is not None and now() - last_ok < self._ttl
 
     async def __aenter__(self) -> Self:
         await self._register(self.info)
@@ -104,18 +102,14 @@ class Keeper:
 
     async def _beat(self) -> None:
         pause = Backoff(0.1, self._longest_pause())
-        delay = self._delay()
         while True:
-            await asyncio.sleep(delay)
+            await asyncio.sleep(pause.next() if self.last_error else self._delay())
             try:
                 async with self._lock, asyncio.timeout(self._limit):
                     await self._register(self.info)
+                pause.reset()
             except Exception as error:
                 self._lost(error)
-                delay = pause.next()
-            else:
-                pause.reset()
-                delay = self._delay()
 
     def _delay(self) -> float:
         return self._interval * random.uniform(0.9, 1.0)
@@ -130,16 +124,14 @@ class Keeper:
         before, self.last_ok = self.last_ok, now()
         if self.last_error is not None:
             self.last_error = None
-            log.info(
-                "%s is registered again after %.1f s", self._named, self.last_ok - (before or 0)
-            )
+            after = self.last_ok - (before or 0.0)
+            log.info("%s is registered again after %.1f s", self._named, after)
 
     def _lost(self, error: Exception) -> None:
         if self.last_error is None:
             bug = None if isinstance(error, MicroError | TimeoutError) else error
-            log.warning(
-                "%s cannot be registered: %s", self._named, error or "timeout", exc_info=bug
-            )
+            why = str(error) or "timeout"
+            log.warning("%s cannot be registered: %s", self._named, why, exc_info=bug)
         self.last_error = error
 
     @property

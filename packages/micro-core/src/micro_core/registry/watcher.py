@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from ..backoff import Backoff
 from ..errors import MicroError
-from ..timing import now
+from ..timing import end, now
 from .records import RegistryEvent, ServiceInfo, by_node, by_version
 
 if TYPE_CHECKING:
     from .base import Change, Registry
 
 log = logging.getLogger("micro.registry")
-_STEADY = 5.0  # seconds after which changes that end again did work
 
 
 class Watcher:
@@ -46,7 +45,7 @@ class Watcher:
         self._synced = float("-inf")
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._closed = False
+        self.closed = False
 
     @property
     def services(self) -> list[ServiceInfo]:
@@ -60,8 +59,7 @@ class Watcher:
 
     async def __aenter__(self) -> Self:
         self._replace(await self._registry.get_nodes(self.name))
-        self._delivered = dict(self.nodes)
-        self._dirty.clear()
+        self._delivered, self._dirty = dict(self.nodes), {}
         self._task = asyncio.create_task(self._supervise(), name=f"micro-watch {self.name}")
         return self
 
@@ -70,21 +68,19 @@ class Watcher:
 
     async def close(self) -> None:
         """Stop watching; bounded and idempotent. Whoever iterates sees the end."""
-        self._closed = True
+        self.closed = True
         self._wake.set()
-        task, self._task = self._task, None
-        if task is not None:
-            await end(task, limit=self._registry.close_timeout)
+        await end(self._task, limit=self._registry.close_timeout)
 
     # -- the reader --------------------------------------------------------------------------
 
     def __aiter__(self) -> Self:
-        if self._task is None and not self._closed:
+        if self._task is None and not self.closed:
             raise RuntimeError("use 'async with registry.watch(name) as watcher' first")
         return self
 
     async def __anext__(self) -> RegistryEvent:
-        while not self._closed:
+        while not self.closed:
             if event := self._next_event():
                 return event
             self._wake.clear()
@@ -96,11 +92,11 @@ class Watcher:
             return None
         key = next(iter(self._dirty))
         del self._dirty[key]
-        before, after = self._delivered.pop(key, None), self.nodes.get(key)
-        if after is not None:
-            self._delivered[key] = after
-            return RegistryEvent("create" if before is None else "update", after)
-        return None if before is None else RegistryEvent("delete", before)
+        if key not in self.nodes:
+            return RegistryEvent("delete", self._delivered.pop(key))
+        known = key in self._delivered
+        self._delivered[key] = self.nodes[key]
+        return RegistryEvent("update" if known else "create", self.nodes[key])
 
     # -- the view ----------------------------------------------------------------------------
 
@@ -150,9 +146,7 @@ class Watcher:
             except Exception as failure:
                 error = failure
             self._doubt(error)
-            if now() - begin > _STEADY:
-                pause.reset()
-            await asyncio.sleep(pause.next())
+            await asyncio.sleep(pause.next(worked=now() - begin))
 
     async def _follow(self) -> None:
         """Returns when the changes end, raises what they or a list raise."""
@@ -188,17 +182,3 @@ class Watcher:
             if seen == self._changes_seen:
                 return self._replace(nodes)
             await asyncio.sleep(pause.next())
-
-
-async def end(*tasks: asyncio.Task[Any], limit: float) -> None:
-    """Cancel ``tasks`` and wait for their end, ``limit`` seconds at most."""
-    for task in tasks:
-        task.cancel()
-    if not tasks:
-        return
-    done, late = await asyncio.wait(tasks, timeout=limit)
-    for task in done:
-        if not task.cancelled():
-            task.exception()  # taken, so that it is not reported as lost
-    for task in late:
-        log.error("%s does not end", task.get_name())

@@ -62,7 +62,7 @@ class _RecordingBroker(MemoryBroker):
     @property
     def busy(self) -> bool:
         """Whether a message waits for a handler that exists, or is being handled."""
-        if any(subscription._busy.value for subscription in self._subscriptions):
+        if any(subscription._busy for subscription in self._subscriptions):
             return True
         queues = [q for of in self._exchange.queues.values() for q in of.values() if q.consumers]
         live = [buffer for of in self._exchange.live.values() for buffer in of]
