@@ -13,6 +13,7 @@ from micro_conformance.suites import SUITES
 LEAST = {"registry": 40, "broker": 45, "transport": 28, "codec": 25, "selector": 15, "store": 15}
 
 
+@pytest.mark.timeout(300)  # half a minute of work, on a machine that may have other work
 @pytest.mark.parametrize("kind", SUITES)
 def test_the_kill_matrix(kind: str, record_property: pytest.RecordProperty) -> None:
     importlib.import_module(f"micro_conformance.faulty.{kind}")
