@@ -211,3 +211,7 @@ class Reporter:
     def pytest_sessionfinish(self) -> None:
         if self._writes and self._path and self._report.plugins:
             self._report.write(Path(self._path))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for name, counts in self._report.counts():
+            terminalreporter.write_line(f"conformance of {name}: {counts}")

@@ -9,11 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 from micro_core import BackendUnavailable, Health, Node, RegistryEvent, ServiceInfo
+from micro_core.hub import hub
 from micro_core.registry.base import Change
-from micro_core.registry.memory import MemoryRegistry
+from micro_core.registry.keeper import Keeper
+from micro_core.registry.memory import MemoryRegistry, RegistryHub
 from micro_core.registry.records import by_node
-from micro_core.registry.watcher import Watcher, end
+from micro_core.registry.watcher import Watcher
 
+from ..backend import Backend
 from ..mutants import mutant
 
 Infos = Sequence[ServiceInfo]
@@ -536,8 +539,10 @@ class EndsInSilence(MemoryRegistry):
 
 class _Silent(Watcher):
     async def close(self) -> None:
-        if self._task is not None:
-            await end(self._task, limit=1.0)
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
 
 
 # -- how it stands -----------------------------------------------------------------------------
@@ -602,3 +607,149 @@ class TenClients(Shared):
 
     async def _close(self) -> None:
         self._hub.__dict__["clients"] -= 1
+
+
+# -- what outlives a server --------------------------------------------------------------------
+
+
+class Server(Backend):
+    """What the registries below keep their records in, with faults that take no time."""
+
+    def __init__(self) -> None:
+        self.down = False
+        self.thawed = asyncio.Event()
+        self.thawed.set()
+
+    @property
+    def address(self) -> str:
+        return "memory:1"
+
+    async def kill(self) -> None:
+        self.down = True
+
+    async def stop(self) -> None:
+        self.down = True
+
+    async def start(self) -> None:
+        await asyncio.sleep(1.5)  # long enough for a heartbeat to fail
+        self.down = False
+
+    async def pause(self) -> None:
+        self.thawed.clear()
+
+    async def resume(self) -> None:
+        self.thawed.set()
+
+    async def wipe(self) -> None:
+        hub(RegistryHub, self.address).clear()
+        await self.start()
+
+
+class Served(MemoryRegistry):
+    """A registry without a fault, whose server can be broken."""
+
+    backend = Server
+    server: Server  # set by whoever tries it
+
+    async def asked(self) -> None:
+        """As long as a server takes, which may be for ever. Raises BackendUnavailable."""
+        await self.server.thawed.wait()
+        if self.server.down:
+            raise BackendUnavailable("memory is down", plugin=self.name)
+
+    async def _connect(self) -> None:
+        await self.asked()
+        await super()._connect()
+
+    async def _register(self, info: ServiceInfo, ttl: float) -> None:
+        await self.asked()
+        await super()._register(info, ttl)
+
+    async def _deregister(self, info: ServiceInfo) -> None:
+        await self.asked()
+        await super()._deregister(info)
+
+    async def _get_service(self, name: str) -> Infos:
+        await self.asked()
+        return await super()._get_service(name)
+
+
+@mutant("test_a_registration_survives_the_loss_of_all_data")
+class RegistersOnce(Served):
+    """A record that was written is not written again, as if no server ever lost one."""
+
+    async def _register(self, info: ServiceInfo, ttl: float) -> None:
+        kept = [self._registered.get((info.name, node.id)) for node in info.nodes]
+        if None in kept:
+            await super()._register(info, 1e9)
+
+
+class _GivesUp(Keeper):
+    def _lost(self, error: Exception) -> None:
+        raise error
+
+
+@mutant("test_a_registration_survives_a_long_outage")
+class GivesUp(Served):
+    """The first heartbeat that fails is the last one."""
+
+    def keep(
+        self, info: ServiceInfo, *, ttl: float = 30.0, interval: float | None = None
+    ) -> Keeper:
+        return _GivesUp(self, info, ttl, interval)
+
+
+@mutant("test_a_registration_survives_a_restart")
+class ForgetsAtRestart(Served):
+    """The first registration after an outage is answered and not written, nor any later."""
+
+    async def _register(self, info: ServiceInfo, ttl: float) -> None:
+        if self._health.reconnects or self._health.state == "lost":
+            return
+        await super()._register(info, ttl)
+
+
+@mutant("test_a_watcher_is_right_after_a_restart")
+class WatchesOneLife(Served):
+    """A watch hears nothing after its server has lost its data."""
+
+    async def _changes(self, name: str) -> AsyncIterator[Change]:
+        async for change in self._hub.changes(name):
+            assert not isinstance(change, RegistryEvent)
+            if not change and name in self._seen:
+                await asyncio.Event().wait()
+            self._seen.add(name)
+            yield change
+
+    resync_interval = 1e6
+
+    def __init__(self, *addresses: str) -> None:
+        super().__init__(*addresses)
+        self._seen: set[str] = set()
+
+
+@mutant("test_an_outage_is_a_typed_error_in_time")
+class WaitsLong(Served):
+    """Without an answer an operation goes on for a minute."""
+
+    operation_timeout = 60.0
+
+
+@mutant("test_an_outage_is_a_typed_error_in_time")
+class RaisesItsOwn(Served):
+    """What the server's library raises reaches the caller as it is."""
+
+    async def asked(self) -> None:
+        await self.server.thawed.wait()
+        if self.server.down:
+            raise RuntimeError("ECONNREFUSED")
+
+
+@mutant("test_closing_is_bounded_whatever_the_server_does")
+class ClosesLate(Served):
+    """Closing waits for an answer, for as long as it takes."""
+
+    close_timeout = 60.0
+
+    async def _close(self) -> None:
+        await self.asked()
