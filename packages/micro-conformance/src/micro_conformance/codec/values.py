@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -153,9 +153,8 @@ class Values(Suite[Codec]):
 
 def _inner(value: Any) -> set[int]:
     """The ids of a value and of what it holds, as far as it can be changed."""
-    kind = cast("type[Any]", type(value))
-    if not hasattr(value, "__dict__") and kind.__hash__ is not None:
+    if not hasattr(value, "__dict__") and type(value).__hash__ is not None:
         return set()
     held = getattr(value, "__dict__", value)
-    parts = cast("list[Any]", [*held.values()] if hasattr(held, "values") else [*held])
+    parts: list[Any] = [*held.values()] if hasattr(held, "values") else [*held]
     return {id(value)}.union(*map(_inner, parts))
