@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -153,8 +153,12 @@ class Values(Suite[Codec]):
 
 def _inner(value: Any) -> set[int]:
     """The ids of a value and of what it holds, as far as it can be changed."""
+<<<<<<< HEAD
     kind = type(value)
     if not hasattr(value, "__dict__") and kind.__hash__ is not None:
+=======
+    if not hasattr(value, "__dict__") and type(value).__hash__ is not None:
+>>>>>>> conftransport
         return set()
     held = getattr(value, "__dict__", value)
     parts: list[Any] = [*held.values()] if hasattr(held, "values") else [*held]
