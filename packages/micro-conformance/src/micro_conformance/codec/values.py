@@ -153,12 +153,7 @@ class Values(Suite[Codec]):
 
 def _inner(value: Any) -> set[int]:
     """The ids of a value and of what it holds, as far as it can be changed."""
-<<<<<<< HEAD
-    kind = type(value)
-    if not hasattr(value, "__dict__") and kind.__hash__ is not None:
-=======
     if not hasattr(value, "__dict__") and type(value).__hash__ is not None:
->>>>>>> conftransport
         return set()
     held = getattr(value, "__dict__", value)
     parts: list[Any] = [*held.values()] if hasattr(held, "values") else [*held]
