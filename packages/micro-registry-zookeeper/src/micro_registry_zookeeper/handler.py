@@ -1,5 +1,7 @@
 """kazoo's threads: TLS as the core has it, and connections that can be cut."""
 
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import contextlib

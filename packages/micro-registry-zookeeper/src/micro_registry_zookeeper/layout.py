@@ -17,7 +17,7 @@ class Layout:
 
     def __init__(self, chroot: str) -> None:
         parts = [part for part in chroot.split("/") if part]
-        if chroot and not chroot.startswith("/") or not all(map(_fits, parts)):
+        if (chroot and not chroot.startswith("/")) or not all(map(_fits, parts)):
             raise OptionError(f"chroot={chroot!r} of registry zookeeper: give a path such as /apps")
         self.root = "/".join(["", *parts, ROOT])
 
@@ -54,6 +54,8 @@ def decode(data: bytes | None) -> ServiceInfo:
 
 def _fits(part: str) -> bool:
     """ZooKeeper counts in UTF-16, where surrogates are forbidden, as are the specials."""
-    return part not in (".", "..", "") and all(
-        c < "\ud800" or "\uf8ff" < c < "\ufff0" for c in part
-    ) and part.isprintable()
+    return (
+        part not in (".", "..", "")
+        and all(c < "\ud800" or "\uf8ff" < c < "\ufff0" for c in part)
+        and part.isprintable()
+    )

@@ -1,5 +1,7 @@
 """The registry driver on ZooKeeper's ephemeral nodes."""
 
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import asyncio
@@ -11,8 +13,14 @@ from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 from kazoo.client import KazooClient
-from kazoo.exceptions import BadVersionError, NodeExistsError, NoNodeError
-from kazoo.security import CREATOR_ALL_ACL, READ_ACL_UNSAFE, make_acl
+from kazoo.exceptions import (
+    BadVersionError,
+    NodeExistsError,
+    NoNodeError,
+    RolledBackError,
+    RuntimeInconsistency,
+)
+from kazoo.security import CREATOR_ALL_ACL, make_acl
 
 from micro_core.errors import (
     BackendError,
@@ -28,6 +36,7 @@ from micro_core.timing import end, now
 from .layout import Layout, decode, parent
 from .session import Session, Where, failure
 
+UNDONE = (RolledBackError, RuntimeInconsistency)  # because of another part of a transaction
 RACES = 10  # tries to write a node that others write, too
 EXPIRY_RETRY = 0.5  # seconds after which an expired node that could not be removed is tried again
 log = logging.getLogger("micro.registry.zookeeper")
@@ -119,7 +128,7 @@ class ZooKeeperRegistry(Registry):
         self._broken.clear()
         await end(reaper, limit=self.close_timeout / 2)
         if session is not None:
-            session.must_act_by(float("inf"))
+            session.must_act_by(None)
             await session.close()
 
     def _told(self, lost: BackendError | None) -> None:
@@ -178,15 +187,15 @@ class ZooKeeperRegistry(Registry):
     async def _take_over(self, path: str, data: bytes, version: int) -> None:
         """A node of an older session would go with it: it is replaced, and never missing."""
 
-        def request(client: KazooClient) -> Any:
+        def request(client: Any) -> Any:
             both = client.transaction()
             both.delete(path, version)
             both.create(path, data, acl=self._acl(), ephemeral=True)
             return both.commit_async()
 
         for answer in await self._zookeeper.ask(request):
-            if isinstance(answer, Exception):
-                raise answer
+            if isinstance(answer, Exception) and not isinstance(answer, UNDONE):
+                raise self._zookeeper.known(answer)
 
     async def _make_folder(self, path: str) -> None:
         try:
@@ -203,10 +212,9 @@ class ZooKeeperRegistry(Registry):
         if self._auth is None:
             return None
         if self._private:
-            return CREATOR_ALL_ACL
-        shared = path and len(path) <= len(self._layout.root)
-        others = [make_acl("world", "anyone", read=True, create=True)] if shared else []
-        return [*CREATOR_ALL_ACL, *(others or READ_ACL_UNSAFE)]
+            return [*CREATOR_ALL_ACL]
+        shared = 0 < len(path) <= len(self._layout.root)
+        return [*CREATOR_ALL_ACL, make_acl("world", "anyone", read=True, create=shared)]
 
     # -- expiring ----------------------------------------------------------------------------
 
@@ -218,12 +226,13 @@ class ZooKeeperRegistry(Registry):
     async def _reap(self) -> None:
         while True:
             self._sooner.clear()
-            due = min(self._expiry.values(), default=float("inf"))
+            due = min(self._expiry.values(), default=None)
             self._zookeeper.must_act_by(due)
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(min(due, now() + 3600)):
+                async with asyncio.timeout_at(due):
                     await self._sooner.wait()
             for path in [path for path, when in self._expiry.items() if when <= now()]:
+                self._zookeeper.must_act_by(now() + 2 * self.operation_timeout)
                 await self._expire(path)
 
     async def _expire(self, path: str) -> None:
@@ -267,9 +276,7 @@ class ZooKeeperRegistry(Registry):
         _, *found = await self._zookeeper.ask_all([sync, *asked])
         return [_below(path, names) for path, names in zip(paths, found, strict=True)]
 
-    async def _read(
-        self, paths: Sequence[str], watch: Any = None
-    ) -> dict[str, ServiceInfo | None]:
+    async def _read(self, paths: Sequence[str], watch: Any = None) -> dict[str, ServiceInfo | None]:
         """Those that exist; ``None`` for what is no record."""
         asked = [methodcaller("get_async", path, watch) for path in paths]
         found = zip(paths, await self._zookeeper.ask_all(asked), strict=True)

@@ -1,5 +1,7 @@
 """ZooKeeper sessions, one at a time: kept by kazoo's threads, used from the event loop."""
 
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import asyncio
@@ -48,10 +50,8 @@ ANSWERS = (
     exceptions.NoNodeError,
     exceptions.NodeExistsError,
     exceptions.BadVersionError,
-    exceptions.RolledBackError,
-    exceptions.RuntimeInconsistency,
 )
-Request = Callable[[KazooClient], Any]
+Request = Callable[[Any], Any]
 log = logging.getLogger("micro.registry.zookeeper")
 _kazoo_log = logging.getLogger("micro.registry.zookeeper.kazoo")
 # kazoo writes passwords below INFO, and each attempt at a connection above.
@@ -73,19 +73,22 @@ class Where:
 
 
 class Inbox(Signal):
-    """The paths that changed in a folder since they were taken; ``lost``: why some may be missing."""
+    """The paths that changed in a folder since they were taken.
+
+    lost: why some may be missing.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.lost: BackendError | None = None
-        self._paths = set[str]()
+        self._paths: set[str] = set()
 
     def put(self, path: str) -> None:
         self._paths.add(path)
         self.set()
 
     def take(self) -> set[str]:
-        taken, self._paths = self._paths, set()
+        taken, self._paths = self._paths, set[str]()
         return taken
 
     async def filled(self) -> None:
@@ -127,7 +130,7 @@ class Session:
     def _start(self) -> None:
         self._handler = Handler(self._where.tls, partial(self._post, self._on_failure))
         self._handler.due = self._due
-        self.client = KazooClient(
+        self.client: Any = KazooClient(
             self._where.hosts,
             timeout=self._where.timeout,
             handler=self._handler,
@@ -170,7 +173,7 @@ class Session:
         self._error = error
         self._changed.set()
 
-    def _on_state(self, client: KazooClient, state: str) -> None:
+    def _on_state(self, client: object, state: str) -> None:
         if client is not self.client:
             return
         self._giving_up.cancel()
@@ -209,19 +212,19 @@ class Session:
             if not found and self._inboxes.get(folder) is found:
                 del self._inboxes[folder]
 
-    def must_act_by(self, due: float) -> None:
-        """The session ends when the loop does not call this again before ``due`` and a second."""
-        self._due = self._handler.due = due
+    def must_act_by(self, due: float | None) -> None:
+        """The session ends if the loop does not call this again by ``due`` and a second more."""
+        self._due = self._handler.due = float("inf") if due is None else due
 
     # -- asking ------------------------------------------------------------------------------
 
     @property
     def id(self) -> int:
-        """Of the session at hand; 0 without one."""
+        """Of the session at hand; -1 without one, as 0 owns what is not ephemeral."""
         found = self.client.client_id
-        return int(found[0] or 0) if found else 0
+        return int(found[0] or -1) if found else -1
 
-    async def connected(self, limit: float) -> KazooClient:
+    async def connected(self, limit: float) -> Any:
         """Raises BackendRefused as soon as the server is known to be none of ours, and otherwise
         what it died of, when there is no connection within ``limit`` seconds."""
         with suppress(TimeoutError):
@@ -278,16 +281,20 @@ class Session:
 
     def _answer(self, result: Any) -> Any:
         error = result.exception
-        if error is None or isinstance(error, ANSWERS):
-            return result.value if error is None else error
-        at, text = self._where.hosts, str(error) or type(error).__name__
+        if error is None:
+            return result.value
+        return self.known(error)
+
+    def known(self, error: Exception) -> Exception:
+        """One of ANSWERS as it is. Raises BackendError for any other."""
+        if isinstance(error, ANSWERS):
+            return error
+        kind, text = BackendUnavailable, str(error) or type(error).__name__
         if isinstance(error, REFUSALS):
-            raise failure(BackendRefused, at, f"{text}; {RIGHTS}") from error
-        if isinstance(error, exceptions.ConnectionClosedError):
-            raise failure(BackendUnavailable, at, "the connection was closed") from error
-        if isinstance(error, LOSSES):
-            raise failure(BackendUnknown, at, "the connection was lost meanwhile") from error
-        raise failure(BackendUnknown, at, text) from error
+            kind, text = BackendRefused, f"{text}; {RIGHTS}"
+        elif isinstance(error, LOSSES) and not isinstance(error, exceptions.ConnectionClosedError):
+            kind, text = BackendUnknown, "the connection was lost before the answer"
+        raise failure(kind, self._where.hosts, text) from error
 
 
 def _settle(future: asyncio.Future[Any], result: Any) -> None:
