@@ -117,12 +117,11 @@ class Session:
         self._folder_of = folder_of
         self._told = told
         self._loop = asyncio.get_running_loop()
-        self._closers = ThreadPoolExecutor(4, "micro-zookeeper-close")
         self._closing = set[asyncio.Future[None]]()
         self._changed = Signal()
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._inboxes: dict[str, set[Inbox]] = {}
-        self._live = False
+        self._live = self._closed = False
         self._error: Exception | None = None
         self._due = float("inf")
         self._start()
@@ -151,15 +150,16 @@ class Session:
         self._giving_up.cancel()
         if not self._live:
             self._handler.cut()
-        ending = self._loop.run_in_executor(self._closers, end, self.client, self._handler)
+        thread = ThreadPoolExecutor(1, "micro-zookeeper-end")  # its own: others may be busy
+        ending = self._loop.run_in_executor(thread, end, self.client, self._handler)
+        thread.shutdown(wait=False)
         self._closing.add(ending)
         ending.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
         """Bounded, whatever the server does: what does not end is cut off."""
         self._retire()
-        self._closers.shutdown(wait=False)
-        self._live = False
+        self._live, self._closed = False, True
         self._changed.set()
         await asyncio.wait(self._closing)
 
@@ -174,7 +174,7 @@ class Session:
         self._changed.set()
 
     def _on_state(self, client: object, state: str) -> None:
-        if client is not self.client:
+        if client is not self.client or self._closed:
             return
         self._giving_up.cancel()
         before, self._live = self._live, state == KazooState.CONNECTED
@@ -281,15 +281,14 @@ class Session:
 
     def _answer(self, result: Any) -> Any:
         error = result.exception
-        if error is None:
-            return result.value
-        return self.known(error)
+        return result.value if error is None else self.known(error)
 
-    def known(self, error: Exception) -> Exception:
+    def known(self, error: Any) -> Any:
         """One of ANSWERS as it is. Raises BackendError for any other."""
         if isinstance(error, ANSWERS):
             return error
-        kind, text = BackendUnavailable, str(error) or type(error).__name__
+        kind: type[BackendError] = BackendUnavailable
+        text = str(error) or type(error).__name__
         if isinstance(error, REFUSALS):
             kind, text = BackendRefused, f"{text}; {RIGHTS}"
         elif isinstance(error, LOSSES) and not isinstance(error, exceptions.ConnectionClosedError):
