@@ -34,7 +34,7 @@ from micro_core.security import TLS, Secret, secret
 from micro_core.timing import end, now
 
 from .layout import Layout, decode, parent
-from .session import Session, Where, failure
+from .session import Session, failure
 
 UNDONE = (RolledBackError, RuntimeInconsistency)  # because of another part of a transaction
 RACES = 10  # tries to write a node that others write, too
@@ -111,13 +111,15 @@ class ZooKeeperRegistry(Registry):
             if not self._tls.verify:
                 log.warning("registry zookeeper at %s: TLS verifies nothing", self.address)
         self._sooner = asyncio.Event()
-        where = Where(
-            hosts=",".join(self.addresses),
-            timeout=self._timeout,
-            auth=self._auth.reveal() if self._auth else "",
-            tls=self._tls,
+        auth = self._auth.reveal() if self._auth else ""
+        self._session = Session(
+            ",".join(self.addresses),
+            self._timeout,
+            auth,
+            self._tls,
+            self._layout.folder_of,
+            self._told,
         )
-        self._session = Session(where, self._layout.folder_of, self._told)
         await self._session.connected(0.9 * self.connect_timeout)
         self._reaper = asyncio.create_task(self._reap(), name="micro-zookeeper-expiry")
 

@@ -10,11 +10,10 @@ import ssl
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from kazoo import exceptions
+from kazoo import exceptions as errors
 from kazoo.client import KazooClient
 from kazoo.protocol.states import KazooState, KeeperState
 
@@ -34,23 +33,9 @@ RECONNECT = 1.0  # seconds that a request waits for a lost connection
 RETRY = {"max_tries": -1, "delay": 0.05, "max_delay": 0.5}  # of connections, never of requests
 ADDRESS = "start a ZooKeeper there or name another one: --registry_address"
 RIGHTS = "give the user more rights or name another one: --registry_username, --registry_password"
-REFUSALS = (
-    exceptions.NoAuthError,
-    exceptions.AuthFailedError,
-    exceptions.InvalidACLError,
-    exceptions.SessionClosedRequireSaslError,
-)
-LOSSES = (
-    exceptions.ConnectionLoss,
-    exceptions.SessionExpiredError,
-    exceptions.OperationTimeoutError,
-    exceptions.RequestTimeoutError,
-)
-ANSWERS = (
-    exceptions.NoNodeError,
-    exceptions.NodeExistsError,
-    exceptions.BadVersionError,
-)
+REFUSALS = (errors.NoAuthError, errors.AuthFailedError, errors.InvalidACLError)
+LOSSES = (errors.ConnectionLoss, errors.SessionExpiredError, errors.RequestTimeoutError)
+ANSWERS = (errors.NoNodeError, errors.NodeExistsError, errors.BadVersionError)
 Request = Callable[[Any], Any]
 log = logging.getLogger("micro.registry.zookeeper")
 _kazoo_log = logging.getLogger("micro.registry.zookeeper.kazoo")
@@ -60,16 +45,6 @@ _kazoo_log.addFilter(lambda record: record.levelno >= logging.ERROR)
 
 def failure(kind: type[BackendError], at: str, text: str) -> BackendError:
     return kind(f"registry zookeeper at {at}: {text}", plugin="zookeeper", address=at)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Where:
-    """What a session needs to know. ``auth``: ``user:password``."""
-
-    hosts: str
-    timeout: float
-    auth: str
-    tls: TLS | None
 
 
 class Inbox(Signal):
@@ -104,22 +79,28 @@ class Session:
     A client without a connection for the time of its session is replaced: it has lost what it
     held anyway, and one that has seen more than a server which lost its data is refused for ever.
 
+    auth: ``user:password``, if any.
     told: is called in the loop when the connection is made (None) or lost.
     """
 
     def __init__(
         self,
-        where: Where,
+        hosts: str,
+        timeout: float,
+        auth: str,
+        tls: TLS | None,
         folder_of: Callable[[str], str],
         told: Callable[[BackendError | None], None],
     ) -> None:
-        self._where = where
+        self._hosts = hosts
+        self._timeout = timeout
+        self._auth = [("digest", auth)] if auth else None
+        self._tls = tls
         self._folder_of = folder_of
         self._told = told
         self._loop = asyncio.get_running_loop()
         self._closing = set[asyncio.Future[None]]()
         self._changed = Signal()
-        self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._inboxes: dict[str, set[Inbox]] = {}
         self._live = self._closed = False
         self._error: Exception | None = None
@@ -127,22 +108,23 @@ class Session:
         self._start()
 
     def _start(self) -> None:
-        self._handler = Handler(self._where.tls, partial(self._post, self._on_failure))
+        self._handler = Handler(self._tls, partial(self._post, self._on_failure))
         self._handler.due = self._due
+        self._slots = asyncio.Semaphore(IN_FLIGHT)
         self.client: Any = KazooClient(
-            self._where.hosts,
-            timeout=self._where.timeout,
+            self._hosts,
+            timeout=self._timeout,
             handler=self._handler,
-            auth_data=[("digest", self._where.auth)] if self._where.auth else None,
+            auth_data=self._auth,
             connection_retry=dict(RETRY),
             logger=_kazoo_log,
         )
         self.client.add_listener(partial(self._post, self._on_state, self.client))
-        self._giving_up = self._loop.call_later(self._where.timeout, self._replace)
+        self._giving_up = self._loop.call_later(self._timeout, self._replace)
         self.client.start_async()  # of a new client it only starts threads
 
     def _replace(self) -> None:
-        log.info("no connection to ZooKeeper for %g s: a new session", self._where.timeout)
+        log.info("no connection to ZooKeeper for %g s: a new session", self._timeout)
         self._retire()
         self._start()
 
@@ -183,7 +165,7 @@ class Session:
             self._error = None
             self._told(None)
             return
-        self._giving_up = self._loop.call_later(self._where.timeout, self._replace)
+        self._giving_up = self._loop.call_later(self._timeout, self._replace)
         if before:
             lost = self.unconnected()
             self._told(lost)
@@ -240,11 +222,11 @@ class Session:
 
     def unconnected(self) -> BackendError:
         if self.client.client_state == KeeperState.AUTH_FAILED:
-            return failure(BackendRefused, self._where.hosts, f"wrong credentials; {RIGHTS}")
+            return failure(BackendRefused, self._hosts, f"wrong credentials; {RIGHTS}")
         if isinstance(self._error, ssl.SSLError):
-            return failure(BackendRefused, self._where.hosts, f"TLS: {tls_remedy(self._error)}")
+            return failure(BackendRefused, self._hosts, f"TLS: {tls_remedy(self._error)}")
         why = self._error or "the connection was lost"
-        return failure(BackendUnavailable, self._where.hosts, f"no connection: {why}; {ADDRESS}")
+        return failure(BackendUnavailable, self._hosts, f"no connection: {why}; {ADDRESS}")
 
     async def ask(self, request: Request) -> Any:
         """The answer's value. Raises BackendError, or one of ANSWERS."""
@@ -268,15 +250,15 @@ class Session:
 
     async def _send(self, request: Request) -> asyncio.Future[Any]:
         """Nothing is sent without a connection: kazoo would keep it, and do it much later."""
-        await self._slots.acquire()
         future: asyncio.Future[Any] = self._loop.create_future()
-        future.add_done_callback(lambda _: self._slots.release())
+        slots = self._slots
+        await slots.acquire()
         try:
             result = request(await self.connected(RECONNECT))
         except BaseException:
-            future.cancel()
+            slots.release()
             raise
-        result.rawlink(partial(self._post, _settle, future))
+        result.rawlink(partial(self._post, _settle, slots, future))
         return future
 
     def _answer(self, result: Any) -> Any:
@@ -291,11 +273,13 @@ class Session:
         text = str(error) or type(error).__name__
         if isinstance(error, REFUSALS):
             kind, text = BackendRefused, f"{text}; {RIGHTS}"
-        elif isinstance(error, LOSSES) and not isinstance(error, exceptions.ConnectionClosedError):
+        elif isinstance(error, LOSSES) and not isinstance(error, errors.ConnectionClosedError):
             kind, text = BackendUnknown, "the connection was lost before the answer"
-        raise failure(kind, self._where.hosts, text) from error
+        raise failure(kind, self._hosts, text) from error
 
 
-def _settle(future: asyncio.Future[Any], result: Any) -> None:
-    if not future.done():  # its caller may have gone
+def _settle(slots: asyncio.Semaphore, future: asyncio.Future[Any], result: Any) -> None:
+    """Only now: what nobody waits for any more still fills kazoo's queue."""
+    slots.release()
+    if not future.done():
         future.set_result(result)
