@@ -70,6 +70,7 @@ async def moment(condition: Callable[[], Awaitable[object]], limit: float = 60.0
 # -- the server --------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_loss_of_data_between_two_heartbeats(backend: Any, record: Record) -> None:
     """A client that has seen more than the server is refused for ever: it is replaced."""
 
@@ -204,6 +205,7 @@ def test_killed_and_frozen_services(server_address: Callable[[str], str], record
     asyncio.run(body())
 
 
+@pytest.mark.full
 def test_a_service_whose_loop_hangs_vanishes(
     server_address: Callable[[str], str], record: Record
 ) -> None:
