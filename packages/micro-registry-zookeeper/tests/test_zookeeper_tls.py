@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import ssl
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from authority import Authority
 
+from micro_conformance.proxy import ChaosProxy
 from micro_core.errors import BackendError, BackendRefused, BackendUnavailable, OptionError
 from micro_core.registry.records import Node, ServiceInfo
 from micro_core.security import TLS
@@ -126,6 +128,25 @@ def test_an_unverified_server_is_refused(
             assert isinstance(caught.value, BackendRefused)
             assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
             assert "tls" in str(caught.value) or "renew" in str(caught.value)
+
+    asyncio.run(body())
+
+
+def test_a_frozen_server_costs_no_thread(address: str, ours: Authority) -> None:
+    async def body() -> None:
+        before = threading.active_count()
+        async with (
+            Ending(address, TLS(**ours.issue("server"))) as ending,
+            ChaosProxy(ending.address) as proxy,
+        ):
+            async with ZooKeeperRegistry(
+                proxy.address, session_timeout=40, tls=TLS(ca=ours.ca)
+            ) as registry:
+                assert await registry.get_service("unknown") == []
+                proxy.freeze()
+            async with asyncio.timeout(5):
+                while threading.active_count() > before:
+                    await asyncio.sleep(0.01)
 
     asyncio.run(body())
 

@@ -52,7 +52,8 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]
         except (OSError, OptionError) as error:
             if self._socket is not None:
                 self._socket.close()
-            self._failed(error)
+            if not self._is_cut:
+                self._failed(error)
             raise OSError(str(error)) from error
 
     def _connected(self, address: tuple[str, int], host: str, timeout: float) -> socket.socket:
@@ -85,8 +86,8 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]
         """End the connection, or the attempt at one, at once."""
         self._is_cut = True
         if (found := self._socket) is not None:
-            with contextlib.suppress(OSError):
-                found.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # SSLSocket's own pulls TLS from under its reader
+                socket.socket.shutdown(found, socket.SHUT_RDWR)
 
 
 def end(client: KazooClient, handler: Handler) -> None:
