@@ -62,7 +62,8 @@ def address(server_address: Callable[[str], str]) -> str:
 def other(address: str) -> Iterator[Any]:
     """Somebody else's session."""
     users = [("digest", "ann:canary-1"), ("digest", "bob:canary-2")]
-    client = KazooClient(address, timeout=SESSION, auth_data=users)
+    silent = logging.Logger("other")  # outside the tree, since it shows passwords
+    client = KazooClient(address, timeout=SESSION, auth_data=users, logger=silent)
     client.start()
     yield client
     client.stop()

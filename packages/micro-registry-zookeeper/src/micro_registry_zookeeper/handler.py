@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import queue
 import socket
 import ssl
 import threading
@@ -25,6 +26,19 @@ GRACE = 1.0  # seconds by which the event loop may miss a deadline
 log = logging.getLogger("micro.registry.zookeeper")
 
 
+class _AtOnce(queue.Queue):  # type: ignore[type-arg]
+    """Calls what kazoo would have another thread call: our callbacks only wake the loop.
+
+    So answers and events arrive in the order in which the server sent them.
+    """
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        if callable(item):
+            item()
+        else:  # the sign to stop
+            super().put(item, block, timeout)
+
+
 class Handler(SequentialThreadingHandler):  # type: ignore[misc]
     """All that kazoo waits for, it waits for here.
 
@@ -35,6 +49,7 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]
     frozen process would.
     """
 
+    queue_impl = _AtOnce
     due: float = float("inf")
 
     def __init__(self, tls: TLS | None, failed: Callable[[Exception], None]) -> None:
