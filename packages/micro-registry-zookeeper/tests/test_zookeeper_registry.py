@@ -62,7 +62,7 @@ def address(server_address: Callable[[str], str]) -> str:
 def other(address: str) -> Iterator[Any]:
     """Somebody else's session."""
     users = [("digest", "ann:canary-1"), ("digest", "bob:canary-2")]
-    silent = logging.Logger("other")  # outside the tree, since it shows passwords
+    silent = logging.Logger("other")  # noqa: LOG001 -- outside the tree: it shows passwords
     client = KazooClient(address, timeout=SESSION, auth_data=users, logger=silent)
     client.start()
     yield client
