@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import secrets
-import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -156,6 +153,26 @@ async def test_go_services_are_found_and_watched(nats: str) -> None:
 
 
 @in_loop
+async def test_who_does_not_answer_stays_in_a_watch_for_its_ttl(nats: str) -> None:
+    """A process that is busy for longer than answers are waited for keeps its callers."""
+    info, begin = fresh(), asyncio.get_running_loop().time()
+    async with NatsRegistry(nats) as reader, NatsRegistry(nats) as other, raw(nats) as client:
+        async with reader.watch(info.name) as watcher:
+            record = go_record(info)
+            create = {"Action": "create", "Service": record, "ttl": 3.0}
+            await client.publish(WATCH, json.dumps(create).encode())
+            await until(lambda: len(watcher.nodes) == 1)
+            await until(lambda: watcher.age < asyncio.get_running_loop().time() - begin)
+            assert await reader.get_service(info.name) == [
+                ServiceInfo(info.name, "1.0.0", info.nodes)
+            ]
+            assert await other.get_service(info.name) == []  # which has not heard of it
+            await until(lambda: not watcher.nodes)
+            assert asyncio.get_running_loop().time() - begin > 2.9
+            assert await reader.get_service(info.name) == []
+
+
+@in_loop
 async def test_nobody_to_answer_is_known_at_once(nats: str) -> None:
     options = {"wait": 4.0, "query_topic": f"query.{secrets.token_hex(4)}"}
     async with NatsRegistry(nats, **options) as reader, NatsRegistry(nats, **options) as other:
@@ -205,46 +222,6 @@ async def test_a_frozen_server_is_an_error_and_not_an_empty_list(nats: str) -> N
             with pytest.raises(BackendError):
                 await reader.get_service("x")
             proxy.thaw()
-
-
-SERVICE = """
-import asyncio, sys
-from micro_core.registry.records import Node, ServiceInfo
-from micro_registry_nats import NatsRegistry
-
-async def main():
-    async with NatsRegistry(sys.argv[1]) as registry:
-        info = ServiceInfo(sys.argv[2], "1", [Node(sys.argv[2] + "-1", "h:1")])
-        async with registry.keep(info, ttl=1.5):
-            print("kept", flush=True)
-            await asyncio.Event().wait()
-
-asyncio.run(main())
-"""
-
-
-@in_loop
-async def test_a_killed_service_is_gone_within_its_ttl(nats: str) -> None:
-    name = fresh().name
-    async with NatsRegistry(nats) as reader, reader.watch(name) as watcher:
-        command = (sys.executable, "-c", SERVICE, nats, name)
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(*command, stdout=pipe)
-        try:
-            assert process.stdout is not None
-            await process.stdout.readline()
-            await until(lambda: len(watcher.nodes) == 1)
-            await asyncio.sleep(2)  # it is kept: longer than its TTL
-            assert len(watcher.nodes) == 1
-            process.send_signal(signal.SIGKILL)
-            begin = asyncio.get_running_loop().time()
-            await until(lambda: len(watcher.nodes) == 0)
-            assert asyncio.get_running_loop().time() - begin < 2.5
-            assert await reader.get_service(name) == []
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
 
 
 def test_a_wait_out_of_bounds_is_refused() -> None:

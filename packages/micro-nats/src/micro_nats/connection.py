@@ -93,9 +93,11 @@ class Connection(Client):
         theirs: list[asyncio.Task[Any] | None]
         theirs = [self._reading_task, self._ping_interval_task, self._flusher_task]
         theirs += [sub._wait_for_msgs_task for sub in self._subs.values()]
-        with contextlib.suppress(errors.Error, OSError):
-            await self.close()
-        await end(*self._tasks, *theirs, limit=_END)
+        try:
+            with contextlib.suppress(errors.Error, OSError):
+                await self.close()
+        finally:  # also when whoever closes is cancelled
+            await end(*self._tasks, *theirs, limit=_END)
 
     # -- tasks -------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from nats import errors
 
@@ -35,7 +35,7 @@ class LinkOptions:
     token: Secret | None = None
     tls: TLS | None = None
     inbox: str = "_INBOX"
-    interval: float = 3.0
+    interval: float = 2.5
     connect_timeout: float = 5.0
 
 
@@ -60,7 +60,7 @@ class Link:
     """Connects, tells ``up`` and ``down``, and connects again until it is closed.
 
     ``up(connection)`` subscribes before anybody else can use the connection; ``down(error)`` is
-    told once for each ``up``. ``failure`` makes the plugin's errors.
+    told once for each ``up``, one that failed too. ``failure`` makes the plugin's errors.
     """
 
     def __init__(
@@ -136,6 +136,7 @@ class Link:
     async def _try(self, address: str, limit: float) -> Connection:
         options = self._options
         url = server_url(address, options.tls)
+        place = urlunsplit(urlsplit(url)._replace(netloc=urlsplit(url).netloc.rpartition("@")[2]))
         tls = options.tls or (TLS() if url.startswith("tls:") else None)
         connection = Connection(tls=tls is not None)
         connected = False
@@ -148,31 +149,38 @@ class Link:
 
         try:
             await connection.connect(
-                url,
+                place,
                 error_cb=note,
                 allow_reconnect=False,
                 connect_timeout=limit,  # type: ignore[arg-type]  # a float is as good
                 ping_interval=1 << 30,  # the connection has a heartbeat of its own
                 inbox_prefix=options.inbox,
                 pending_size=1 << 62,  # see Connection.room
-                **self._credentials(),
+                **self._credentials(url),
                 **self._tls(tls),
             )
             connected = True
             connection.watch(options.interval)
             await self._up(connection)
-        except BaseException:
+        except BaseException as error:
+            if connected:
+                self._down(error if isinstance(error, Exception) else errors.UnexpectedEOF())
             await connection.finish()
             raise
         return connection
 
-    def _credentials(self) -> Mapping[str, Any]:
-        options = self._options
-        return {
-            "user": options.username,
-            "password": options.password.reveal() if options.password else None,
-            "token": options.token.reveal() if options.token else None,
-        }
+    def _credentials(self, url: str) -> Mapping[str, Any]:
+        """Those of the options, or of the address: ``user:password@`` or ``token@``."""
+        options, parts = self._options, urlsplit(url)
+        if not parts.username or options.username or options.token:
+            return {
+                "user": options.username,
+                "password": options.password.reveal() if options.password else None,
+                "token": options.token.reveal() if options.token else None,
+            }
+        if parts.password is None:
+            return {"token": unquote(parts.username)}
+        return {"user": unquote(parts.username), "password": unquote(parts.password)}
 
     def _tls(self, tls: TLS | None) -> Mapping[str, Any]:
         if tls is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from nats import errors
 from nats.aio.client import Client
@@ -28,7 +28,8 @@ from micro_nats import Connection, Link, LinkOptions, server_url
 from .wire import LIST, Notice, answer, broadcast, get, read_answer, read_notice
 
 _ANSWERS = 10_000  # to one question, of at most
-_UNREAD = 1_000  # broadcasts that a watch may be behind before it begins again
+_UNREAD = 10_000  # changes that a watch may be behind before it begins again
+_LATE = 1.0  # seconds after which an expiry says more about this process than about the node
 log = logging.getLogger("micro.registry.nats")
 Known = dict[str, tuple[ServiceInfo, float]]  # by node id, and when each expires
 
@@ -38,7 +39,7 @@ class NatsRegistry(Registry):
 
     A reader knows the nodes that answer within ``wait``, which is how long each look-up takes,
     but for one that nobody could answer. A watch hears what is broadcast, and removes a node
-    that has not been heard of for its TTL.
+    that has not been heard of for its TTL; one that only answers late stays.
 
     username: of the account on the server
     password: of the account on the server
@@ -66,7 +67,7 @@ class NatsRegistry(Registry):
         foreign_ttl: Duration = 90.0,
         query_topic: str = "micro.registry.nats.query",
         watch_topic: str = "micro.registry.nats.watch",
-        ping_interval: Duration = 3.0,
+        ping_interval: Duration = 2.5,
     ) -> None:
         super().__init__(*addresses)
         if not 0.0 < wait < self.operation_timeout:
@@ -205,7 +206,9 @@ class NatsRegistry(Registry):
     # -- reading -----------------------------------------------------------------------------
 
     async def _get_service(self, name: str) -> Sequence[ServiceInfo]:
-        return [info for info, _ in await self._ask_all(get(name)) if info.name == name]
+        answered = [info for info, _ in await self._ask_all(get(name)) if info.name == name]
+        watched = {id: one for feed in self._feeds.get(name, ()) for id, one in feed.live()}
+        return [*answered, *(watched[id] for id in watched.keys() - by_node(answered).keys())]
 
     async def _list_services(self) -> Sequence[str]:
         return [info.name for info, _ in await self._ask_all(LIST) if info.nodes]
@@ -242,34 +245,17 @@ class NatsRegistry(Registry):
             feed.put(notice)
 
     async def _changes(self, name: str) -> AsyncGenerator[Change, None]:
-        feed = Feed()
+        feed = Feed(self._foreign_ttl)
         self._feeds.setdefault(name, set()).add(feed)
         try:
-            known: Known = {}
-            for info, expiry in await self._ask_all(get(name)):
-                known |= {id: (one, expiry) for id, one in by_node([info]).items()}
-            yield [info for info, _ in known.values() if info.name == name]
-            while True:
-                notice = await feed.next(min((end for _, end in known.values()), default=None))
-                for event in self._apply(known, notice):
-                    yield event
+            feed.begin([one for one in await self._ask_all(get(name)) if one[0].name == name])
+            yield [info for _, info in feed.live()]
+            while (event := await feed.next()) is not None:
+                yield event
         finally:
             self._feeds[name].discard(feed)
             if not self._feeds[name]:
                 del self._feeds[name]
-
-    def _apply(self, known: Known, notice: Notice | None) -> list[RegistryEvent]:
-        """``None``: something has expired."""
-        if notice is None or notice.service is None:
-            gone = [id for id, (_, expiry) in known.items() if expiry <= now()]
-            return [RegistryEvent("delete", known.pop(id)[0]) for id in gone]
-        nodes = by_node([notice.service])
-        if notice.action == "delete":
-            return [RegistryEvent("delete", known.pop(id, (nodes[id], 0))[0]) for id in nodes]
-        expiry = now() + (self._foreign_ttl if notice.ttl is None else notice.ttl)
-        changed = [one for id, one in nodes.items() if id not in known or known[id][0] != one]
-        known |= {id: (one, expiry) for id, one in nodes.items()}
-        return [RegistryEvent("update", one) for one in changed]
 
 
 class Gathering:
@@ -295,32 +281,74 @@ class Gathering:
 
 
 class Feed:
-    """What one watch has yet to be told."""
+    """The nodes that one watch knows, and what it has yet to be told of them."""
 
-    def __init__(self) -> None:
-        self._queue: asyncio.Queue[Notice | Exception] = asyncio.Queue()
+    def __init__(self, foreign_ttl: float) -> None:
+        self._foreign_ttl = foreign_ttl
+        self._known: Known = {}
+        self._early: list[Notice] | None = []  # what came before the list
+        self._queue: asyncio.Queue[RegistryEvent | Exception] = asyncio.Queue()
+
+    def begin(self, found: list[tuple[ServiceInfo, float]]) -> None:
+        """With the list, and what was broadcast while it was gathered: that is newer."""
+        for info, expiry in found:
+            self._known |= {id: (one, expiry) for id, one in by_node([info]).items()}
+        early, self._early = self._early or [], None
+        for notice in early:
+            self.put(notice)
+
+    def live(self) -> list[tuple[str, ServiceInfo]]:
+        time = now()
+        return [(id, info) for id, (info, expiry) in self._known.items() if expiry > time]
 
     def put(self, notice: Notice) -> None:
-        if self._queue.qsize() < _UNREAD:
-            self._queue.put_nowait(notice)
-        elif self._queue.qsize() == _UNREAD:
-            self._queue.put_nowait(BackendUnavailable("broadcasts came faster than they were read"))
+        if self._early is not None:
+            self._early.append(notice)
+        elif notice.service is not None:
+            self._hear(notice, by_node([notice.service]))
+
+    def _hear(self, notice: Notice, nodes: dict[str, ServiceInfo]) -> None:
+        known = self._known
+        if notice.action == "delete":
+            self._tell("delete", [known.pop(id, (one, 0.0))[0] for id, one in nodes.items()])
+            return
+        expiry = now() + (self._foreign_ttl if notice.ttl is None else notice.ttl)
+        changed = [one for id, one in nodes.items() if id not in known or known[id][0] != one]
+        known |= {id: (one, expiry) for id, one in nodes.items()}
+        self._tell("update", changed)
 
     def fail(self, error: Exception) -> None:
+        self._known.clear()
         text = f"the connection to NATS is lost: {error}"
         known = isinstance(error, BackendError)
         self._queue.put_nowait(error if known else BackendUnavailable(text))
 
-    async def next(self, until: float | None) -> Notice | None:
-        """``None`` when that time comes first. Raises what ends the watch."""
-        try:
-            async with asyncio.timeout_at(until):
-                found = await self._queue.get()
-        except TimeoutError:
-            return None
-        if isinstance(found, Exception):
-            raise found
-        return found
+    async def next(self) -> RegistryEvent | None:
+        """``None`` ends the watch, so that it begins again; other ends are raised."""
+        while True:
+            expiry = min((end for _, end in self._known.values()), default=None)
+            try:
+                async with asyncio.timeout_at(expiry):
+                    found = await self._queue.get()
+            except TimeoutError:
+                if expiry is not None and now() - expiry > _LATE:
+                    return None  # this process stood still, and nodes spoke meanwhile
+                self._expire()
+                continue
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+    def _expire(self) -> None:
+        live = {id for id, _ in self.live()}
+        self._tell("delete", [self._known.pop(id)[0] for id in self._known.keys() - live])
+
+    def _tell(self, action: Literal["update", "delete"], nodes: list[ServiceInfo]) -> None:
+        for info in nodes:
+            if self._queue.qsize() < _UNREAD:
+                self._queue.put_nowait(RegistryEvent(action, info))
+            elif self._queue.qsize() == _UNREAD:
+                self._queue.put_nowait(BackendUnavailable("nodes change faster than they are read"))
 
 
 def _name(notice: Notice) -> str:

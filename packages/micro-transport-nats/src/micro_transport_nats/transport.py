@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 from micro_core.errors import BackendRefused, BackendUnavailable, SocketClosed
 from micro_core.optiontypes import Duration
 from micro_core.security import TLS, Secret, secret
-from micro_core.timing import end
+from micro_core.timing import end, now
 from micro_core.transport.base import Listener, Serve, Socket, Transport, TransportFeatures
 from micro_nats import Connection, Link, LinkOptions, server_url
 
@@ -28,6 +28,7 @@ log = logging.getLogger("micro.transport.nats")
 _SUBJECT = re.compile(r"[^\s.*>\0]+(\.[^\s.*>\0]+)*")
 _HOME = re.compile(r"(.+\.micro-)[0-9]+", re.ASCII)  # the subject of one of our clients' sockets
 _FLUSH = 1.0  # seconds that close gives to what was sent before
+_TICK = 0.25  # seconds between two looks whether those who were called live
 
 
 class NatsTransport(Transport):
@@ -64,7 +65,7 @@ class NatsTransport(Transport):
         max_unread: int = 8 * 1024 * 1024,
         max_sockets: int = 10_000,
         idle_timeout: Duration = 90.0,
-        ping_interval: Duration = 3.0,
+        ping_interval: Duration = 2.5,
     ) -> None:
         super().__init__(*addresses)
         self.max_body, self.max_unread, self.max_sockets = max_body, max_unread, max_sockets
@@ -249,21 +250,34 @@ class NatsTransport(Transport):
     # -- looking after sockets ---------------------------------------------------------------
 
     async def _look(self) -> None:
+        tick, looked = min(_TICK, self._interval), 0.0
         while True:
-            await asyncio.sleep(self._interval)
-            if self._link is not None and self._link.connection is not None:
-                with contextlib.suppress(errors.Error):  # the link knows, or will
+            await asyncio.sleep(tick)
+            if self._link is None or self._link.connection is None:
+                continue
+            with contextlib.suppress(errors.Error):  # the link knows, or will
+                if now() - looked < self._interval:
+                    await self._ask_for(self._link.connection, self._calling(tick))
+                else:
+                    looked = now()
                     await self._look_once(self._link.connection)
 
     async def _look_once(self, connection: Connection) -> None:
-        now = asyncio.get_running_loop().time()
         self._probed.clear()
         for listener in self.listeners:
             for socket in list(listener.sockets.values()):
-                if not socket.busy and socket.active < now - self._idle_timeout:
+                if not socket.busy and socket.active < now() - self._idle_timeout:
                     await socket.leave("nothing was said for the idle timeout")
-        quiet = [s for s in self._all() if s.active < now - self._interval]
-        for subject in {_probe(socket) for socket in quiet} - {""}:
+        quiet = [s for s in self._all() if s.active < now() - self._interval]
+        await self._ask_for(connection, [*quiet, *self._calling(0.0)])
+
+    def _calling(self, tick: float) -> list[NatsSocket]:
+        """Those that wait for an answer, and not yet for long."""
+        first, last = now() - 2 * self._interval, now() - tick
+        return [s for s in self._sockets.values() if s.waiting and first < s.active < last]
+
+    async def _ask_for(self, connection: Connection, sockets: list[NatsSocket]) -> None:
+        for subject in {_probe(socket) for socket in sockets} - {""}:
             probe = self._fresh()
             self._probed[probe] = subject
             await connection.publish(subject, END, probe)
