@@ -13,7 +13,8 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import nats
 from nats.aio.msg import Msg
@@ -125,15 +126,13 @@ async def by_call(address: str, number: int, seconds: float) -> float:
             return await rate([call] * number, seconds)
 
 
-async def measure(in_flight: int, seconds: float, rounds: int) -> None:
-    async with server("nats-py request") as one, server("transport") as two, server("call") as tri:
-        subjects = {
-            "nats-py request": lambda n, s: by_nats(one, n, s),
-            "transport": lambda n, s: by_transport(two, n, s),
-            "call": lambda n, s: by_call(tri, n, s),
-        }
+async def measure(chosen: list[str], in_flight: int, seconds: float, rounds: int) -> None:
+    async with AsyncExitStack() as stack:
+        at = {name: await stack.enter_async_context(server(name)) for name in chosen}
+        callers = {"nats-py request": by_nats, "transport": by_transport, "call": by_call}
+        subjects = {name: partial(callers[name], address) for name, address in at.items()}
         series = await interleave(subjects, [in_flight], rounds, seconds)
-    floor = series["nats-py request", in_flight]
+    floor = series[chosen[0], in_flight]
     for (name, _), each in series.items():
         print(
             f"{name:16} {each.median:8,.0f}/s  {each.over(floor):.2f}  (spread {each.spread:.0%})"
@@ -145,12 +144,13 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--subjects", nargs="+", choices=SERVERS, default=list(SERVERS))
     parser.add_argument("--serve", choices=SERVERS)
     options = parser.parse_args()
     if options.serve:
         asyncio.run(serve(options.serve))
     else:
-        asyncio.run(measure(options.in_flight, options.seconds, options.rounds))
+        asyncio.run(measure(options.subjects, options.in_flight, options.seconds, options.rounds))
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ async def test_close_is_bounded_while_the_server_is_frozen(nats: str) -> None:
     async with ChaosProxy(nats) as proxy:
         transport = NatsTransport(proxy.address)
         await transport.connect()
-        socket = await transport.dial("nobody")
+        socket = await transport.dial((await transport.listen("", silent)).address)
         proxy.freeze()
         for _ in range(10):
             await socket.send(Message({}, bytes(1 << 16)))
@@ -174,7 +174,7 @@ async def test_close_is_bounded_while_the_server_is_frozen(nats: str) -> None:
 @in_loop
 async def test_a_cancelled_send_that_waits_ends_its_socket(nats: str) -> None:
     async with behind(nats, ping_interval=30) as (proxy, caller):
-        socket = await caller.dial("nobody")
+        socket = await caller.dial((await caller.listen("", silent)).address)
         proxy.freeze()
 
         async def flood() -> None:

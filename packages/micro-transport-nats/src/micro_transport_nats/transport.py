@@ -87,6 +87,7 @@ class NatsTransport(Transport):
         self._numbers = count(1)
         self._sockets: weakref.WeakValueDictionary[str, NatsSocket] = weakref.WeakValueDictionary()
         self._probed: dict[str, str] = {}
+        self._asked: dict[str, bool] = {}
         self.listeners: set[NatsListener] = set()
         self._looking: asyncio.Task[None] | None = None
 
@@ -126,6 +127,8 @@ class NatsTransport(Transport):
     async def _dial(self, address: str) -> Socket:
         subject = self._subject(address.removesuffix(":0"))  # Go's watchers append it
         connection = self._connected()
+        if not await self._is_heard(connection, subject):
+            raise self._unavailable(f"nobody listens at {subject} of transport nats")
         local = self._fresh()
         socket = NatsSocket(self, connection, local=local, peer=subject, reply=local)
         self._sockets[local] = socket
@@ -135,8 +138,8 @@ class NatsTransport(Transport):
         connection = self._connected()
         if not address or address.endswith(":0"):
             address = connection.new_inbox()
-        else:
-            await self._check_free(connection, self._subject(address))
+        elif await self._is_heard(connection, self._subject(address)) and connection.tells_nobody:
+            raise self._unavailable(f'somebody listens at {address}: take "" for a fresh name')
         listener = NatsListener(address, serve, self)
         await listener.begin(connection)
         self.listeners.add(listener)
@@ -149,36 +152,34 @@ class NatsTransport(Transport):
 
     def _subject(self, address: str) -> str:
         if not _SUBJECT.fullmatch(address):
-            raise BackendUnavailable(
-                f"{address!r} is no subject of NATS: no blanks, wildcards or empty parts",
-                plugin=self.name,
-                address=self.address,
+            raise self._unavailable(
+                f"{address!r} is no subject of NATS: no blanks, wildcards, empty parts"
             )
         return address
+
+    def _unavailable(self, text: str) -> BackendUnavailable:
+        return BackendUnavailable(text, plugin=self.name, address=self.address)
 
     def _connected(self) -> Connection:
         connection = self._link.connection if self._link else None
         if connection is None:
-            raise BackendUnavailable(
-                f"transport nats has lost its connection to {self.address}, and goes on trying",
-                plugin=self.name,
-                address=self.address,
+            raise self._unavailable(
+                f"transport nats has lost its connection to {self.address}, and goes on trying"
             )
         return connection
 
-    async def _check_free(self, connection: Connection, address: str) -> None:
-        """Two listeners of one subject would both answer. Known where the server says 503."""
+    async def _is_heard(self, connection: Connection, subject: str) -> bool:
+        """Whether somebody listens there; true where the server does not tell."""
         probe = self._fresh()
-        self._probed[probe] = address
-        await connection.publish(address, END, probe)
-        await self._confirm(connection, f"ask for {address}")
-        if self._probed.pop(probe, None) and connection.tells_nobody:
-            raise BackendUnavailable(
-                f"somebody listens at {address} of transport nats {self.address}: "
-                'take "" for a fresh name',
-                plugin=self.name,
-                address=self.address,
-            )
+        self._asked[probe] = True
+        try:
+            await connection.publish(subject, END, probe)
+            await connection.settle()
+            return self._asked[probe]
+        except (errors.Error, OSError) as error:
+            raise self._failure(BackendUnavailable, f"connection lost: {error}", error) from error
+        finally:
+            del self._asked[probe]
 
     async def _confirm(self, connection: Connection, what: str) -> None:
         """Wait for the server's word on what was sent."""
@@ -221,6 +222,8 @@ class NatsTransport(Transport):
         socket = self._sockets.get(subject)
         if socket is not None:
             socket.unheard()
+        elif subject in self._asked:
+            self._asked[subject] = False
         elif probed := self._probed.pop(subject, None):
             for each in self._all():
                 if _probe(each) == probed:
