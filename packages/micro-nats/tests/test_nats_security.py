@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import pytest
 from authority import Authority
@@ -244,6 +245,65 @@ def test_users_of_a_real_server(secured: str) -> None:
             await NatsRegistry(secured, username="none", password="right").connect()
         with pytest.raises(BackendUnavailable):
             await NatsTransport("127.0.0.1:1", username="all", password="right").connect()
+
+    body()
+
+
+# -- a real server with TLS --------------------------------------------------------------------
+
+TOKEN = "p@ss word/1"
+
+
+@pytest.fixture(scope="module")
+def trusted(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    folder = tmp_path_factory.mktemp("certs")
+    folder.chmod(0o755)  # the server is another user
+    return Authority(folder)
+
+
+@pytest.fixture(scope="module")
+def verified(compose_files: list[str], trusted: Authority) -> Iterator[str]:
+    trusted.issue("server")
+    tls = TLS(ca=trusted.ca, **trusted.issue("operator"))
+
+    async def ready(address: str) -> None:
+        async with NatsTransport(address, tls=tls, token=TOKEN):
+            pass
+
+    files = [*compose_files, str(Path(__file__).parent / "compose.tls.yaml")]
+    backend = ComposeBackend("nats", 4222, files=files, ready=ready)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MICRO_TEST_CERTS", str(trusted.ca.parent))
+        asyncio.run(backend.__aenter__())
+        yield backend.address
+        asyncio.run(backend.__aexit__(None, None, None))
+
+
+def test_tls_of_a_real_server(
+    verified: str, trusted: Authority, stranger: Authority, plugin: Callable[..., Any]
+) -> None:
+    mine = trusted.issue("mine")
+    good = TLS(ca=trusted.ca, **mine)
+    spelled = f"tls://{quote(TOKEN, safe='')}@{verified}"
+
+    @in_loop
+    async def body() -> None:
+        async with plugin(spelled, tls=good) as one:
+            assert one.health().state == "connected"
+            assert "word" not in one.address
+        for tls in (TLS(ca=trusted.ca), TLS(ca=stranger.ca, **mine), TLS(**mine), None):
+            with pytest.raises((BackendRefused, BackendUnavailable)) as caught:
+                await plugin(verified, tls=tls, token=TOKEN).connect()
+            assert TOKEN not in "".join(traceback.format_exception(caught.value))
+        with pytest.raises(BackendRefused, match="give username"):
+            await plugin(verified, tls=good, token="wrong").connect()
+        again = plugin(verified, tls=good, token=TOKEN)
+        async with again:
+            pass
+        for kind, file in stranger.issue("another").items():  # a replaced one counts next time
+            shutil.copy(file, mine[kind])
+        with pytest.raises((BackendRefused, BackendUnavailable)):
+            await again.connect()
 
     body()
 
