@@ -340,7 +340,8 @@ class Storm:
                 self.kept[id] = await registry.keep(info, ttl=TTL).__aenter__(), info
         elif self._random.random() < 0.5:
             self.kept[id] = self.kept[id][0], info
-            await self.kept[id][0].update(info)
+            with contextlib.suppress(BackendError):  # in an outage it follows later
+                await self.kept[id][0].update(info)
         else:
             await self.kept.pop(id)[0].close()
 

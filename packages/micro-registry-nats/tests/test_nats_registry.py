@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 from collections.abc import AsyncIterator
@@ -105,18 +106,23 @@ async def test_go_is_answered_and_not_after_deregister(nats: str) -> None:
 @in_loop
 async def test_what_is_broadcast_is_what_go_reads(nats: str) -> None:
     heard: list[dict[str, Any]] = []
+    info = fresh()
 
     async def take(message: Any) -> None:
         heard.append(json.loads(message.data))
 
-    info = fresh()
+    def own() -> list[dict[str, Any]]:
+        return [event for event in heard if event["Service"]["name"] == info.name]
+
     async with NatsRegistry(nats) as registry, raw(nats) as client:
         await client.subscribe(WATCH, cb=take)
         await client.flush()
         await registry.register(info)
         await registry.deregister(info)
-        await until(lambda: len([e for e in heard if e["Service"]["name"] == info.name]) == 2)
-    one, two = [event for event in heard if event["Service"]["name"] == info.name]
+        with contextlib.suppress(TimeoutError):
+            await until(lambda: len(own()) == 2)
+    assert len(own()) == 2, heard
+    one, two = own()
     assert (one["Action"], two["Action"]) == ("create", "delete")
     assert one["Service"]["nodes"] == two["Service"]["nodes"]
     assert two["Service"]["endpoints"] is None
