@@ -1,0 +1,314 @@
+"""etcd's v3 API as JSON over HTTP: the first member that answers, bounded answers, typed errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from micro_core.errors import (
+    BackendError,
+    BackendRefused,
+    BackendUnavailable,
+    BackendUnknown,
+    OptionError,
+)
+from micro_core.security import TLS, FreshContext, Secret, redact_url, tls_remedy
+
+ANSWER_LIMIT = 16 << 20  # bytes of one answer, and of one message of a watch
+QUOTED = 200  # characters of etcd's own words in an error
+CONNECTIONS = 50  # for all but watches
+ADDRESS = "start an etcd there or name another one: --registry_address"
+CREDENTIALS = "give a user with the rights: --registry_user, --registry_password"
+GATEWAY = "etcd 3.4 or later with its gRPC gateway enabled is needed"
+
+# Codes of gRPC
+INVALID, NOT_FOUND, DENIED, EXHAUSTED, NOT_NOW, UNAUTHENTICATED = 3, 5, 7, 8, 9, 16
+ELSEWHERE = (1, 2, 4, 13, 14)  # another member may do better: cancelled, deadline, unavailable…
+STALE = ("user name is empty", "auth store is old", "auth token")
+
+Answer = Mapping[str, Any]
+
+
+class Rejected(Exception):
+    """An answer of etcd that is an error, with gRPC's code."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def failure(kind: type[BackendError], member: str, text: str) -> BackendError:
+    return kind(f"registry etcd at {member}: {text}", plugin="etcd", address=member)
+
+
+def base_url(address: str, tls: TLS | None) -> str:
+    """``scheme://host:port``. Raises OptionError for an address that is or says anything else."""
+    url = address if "://" in address else f"{'https' if tls else 'http'}://{address}"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or 2379
+    except ValueError:
+        parts, host, port = urlsplit(""), "", 0
+    more = "@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment
+    if more or not host or parts.scheme not in (("https",) if tls else ("http", "https")):
+        raise OptionError(
+            f"etcd's address {redact_url(url)!r}: give host, host:port, [v6]:port or "
+            "http(s)://host:port, with tls= only https, and credentials as user= and password="
+        )
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+class Gateway:
+    """The members of one cluster, asked in order, beginning with the one that answered last.
+
+    Every write is one that may be repeated: what failed at a member is tried at the next.
+    """
+
+    def __init__(
+        self, urls: list[str], user: str | None, password: Secret | None, tls: TLS | None
+    ) -> None:
+        self._urls = urls
+        self._user = user
+        self._password = password
+        self._tls = tls or (TLS() if any(url.startswith("https:") for url in urls) else None)
+        self._ssl: ssl.SSLContext | bool = True
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._timeout = 5.0
+        self._token = ""
+        self._renewing = asyncio.Lock()
+
+    def open(self, timeout: float) -> None:
+        """``timeout``: seconds that one operation may take at all the members together."""
+        self._timeout = timeout / len(self._urls)
+        self._token, self._renewing = "", asyncio.Lock()
+        if tls := self._tls:
+            self._ssl = FreshContext(tls, tls.client_context)
+        for streaming, limit in ((False, CONNECTIONS), (True, 0)):
+            self._sessions[streaming] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=limit),
+                headers={"Accept-Encoding": "identity"},
+                timeout=aiohttp.ClientTimeout(total=None),
+                auto_decompress=False,
+            )
+
+    async def close(self) -> None:
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
+            await session.close()
+
+    @property
+    def session(self) -> aiohttp.ClientSession | None:
+        return self._sessions.get(False)
+
+    # -- questions ---------------------------------------------------------------------------
+
+    async def ask(self, call: str, request: Answer, *, at: str = "") -> tuple[str, Answer]:
+        """What the member ``at`` or the first that can says, and its URL.
+
+        ``call`` is a path below ``/v3/``. Raises Rejected for an error that any member would give.
+        """
+        failures: list[BackendError] = []
+        for member in [at] if at else list(self._urls):
+            try:
+                return member, await self._ask(member, call, request)
+            except (BackendError, asyncio.CancelledError) as error:
+                if self._urls[0] == member:
+                    self._urls.append(self._urls.pop(0))
+                if not isinstance(error, BackendError):
+                    raise
+                failures.append(error)
+        raise _together(failures)
+
+    async def _ask(self, member: str, call: str, request: Answer) -> Answer:
+        """A token that has expired, or is of a server that forgot it, is replaced once."""
+        if self._user and not self._token:
+            await self._renew(member, "")
+        token = self._token
+        try:
+            return await self._exchange(member, call, request)
+        except Rejected as error:
+            if not (self._user and any(text in str(error) for text in STALE)):
+                raise self._mapped(member, call, error) from None
+        await self._renew(member, token)
+        try:
+            return await self._exchange(member, call, request)
+        except Rejected as error:
+            raise self._mapped(member, call, error) from None
+
+    async def _renew(self, member: str, stale: str) -> None:
+        async with self._renewing:
+            if self._token != stale or not self._password:
+                return
+            self._token = ""
+            credentials = {"name": self._user, "password": self._password.reveal()}
+            try:
+                answer = await self._exchange(member, "auth/authenticate", credentials)
+                self._token = str(answer["token"])
+            except Rejected as error:
+                if error.code != NOT_NOW:  # authentication is not enabled: as nobody in particular
+                    raise self._mapped(member, "auth/authenticate", error) from None
+
+    async def _exchange(self, member: str, call: str, request: Answer) -> Answer:
+        try:
+            async with asyncio.timeout(self._timeout):
+                async with self._post(member, call, request, streaming=False) as response:
+                    text = bytearray()
+                    async for chunk in response.content.iter_any():
+                        text += chunk
+                        _bounded(member, text)
+                    return self._parsed(member, response.status, bytes(text))
+        except (TimeoutError, aiohttp.ClientError, OSError, OptionError) as error:
+            failed = self._failed(member, call, error)
+        raise failed  # here, since aiohttp's error, as its context, could show the token's header
+
+    def _post(self, member: str, call: str, request: Answer, *, streaming: bool) -> Any:
+        if not (session := self._sessions.get(streaming)):
+            raise failure(BackendUnavailable, member, "the registry is closed")
+        headers = {"Grpc-Metadata-hasleader": "true"}  # a member without one is to say so
+        return session.post(
+            f"{member}/v3/{call}",
+            json=request,
+            headers={**headers, "Authorization": self._token} if self._token else headers,
+            allow_redirects=False,
+            ssl=self._ssl,
+            server_hostname=self._tls.server_name if self._tls else None,
+        )
+
+    # -- watches -----------------------------------------------------------------------------
+
+    async def watch(
+        self, member: str, request: Answer, quiet: float
+    ) -> AsyncGenerator[Answer, None]:
+        """Its messages, and an empty one whenever there was none for ``quiet`` seconds."""
+        response = await self._opened(member, request)
+        rest = bytearray()
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(quiet):
+                        chunk = await response.content.readany()
+                except TimeoutError:
+                    yield {}
+                    continue
+                except (aiohttp.ClientError, OSError) as error:
+                    failed = self._failed(member, "watch", error)
+                    break
+                if not chunk:
+                    failed = failure(BackendUnavailable, member, "watch: the server ended it")
+                    break
+                *lines, rest = _lines(rest, chunk)
+                _bounded(member, rest)
+                for line in lines:
+                    yield self._message(member, line)
+        finally:
+            response.close()
+        raise failed
+
+    async def _opened(self, member: str, request: Answer) -> aiohttp.ClientResponse:
+        """etcd sends the head together with the first message."""
+        body = {"create_request": request}
+        try:
+            async with asyncio.timeout(self._timeout):
+                return cast(
+                    aiohttp.ClientResponse,
+                    await self._post(member, "watch", body, streaming=True),
+                )
+        except (TimeoutError, aiohttp.ClientError, OSError, OptionError) as error:
+            failed = self._failed(member, "watch", error)
+        raise failed
+
+    def _message(self, member: str, line: bytes) -> Answer:
+        try:
+            answer = self._parsed(member, 200, line)
+        except Rejected as error:
+            raise self._mapped(member, "watch", error) from None
+        result = cast(Answer, answer.get("result", {}))
+        if result.get("canceled"):
+            reason = str(result.get("cancel_reason") or "compacted")
+            kind = BackendRefused if "permission denied" in reason else BackendUnavailable
+            raise failure(kind, member, f"watch: {reason[:QUOTED]}")
+        return result
+
+    # -- answers and errors ------------------------------------------------------------------
+
+    def _parsed(self, member: str, status: int, text: bytes) -> Answer:
+        try:
+            answer: Any = json.loads(text)
+            error: Any = answer.get("error") if status == 200 else answer
+        except (ValueError, RecursionError, AttributeError) as wrong:
+            said = f"HTTP {status}: {self._said(text.decode(errors='replace'))}"
+            raise failure(BackendRefused, member, f"{said}; {GATEWAY}") from wrong
+        if error:  # a watch has it inside, and older versions their code by another name
+            code, said = error.get("code", error.get("grpc_code", 2)), error.get("message")
+            raise Rejected(int(code), self._said(str(said)))
+        return cast(Answer, answer)
+
+    def _said(self, text: str) -> str:
+        for hidden in filter(None, (self._token, self._password and self._password.reveal())):
+            text = text.replace(hidden, "***")
+        return text.strip()[:QUOTED]
+
+    def _mapped(self, member: str, call: str, error: Rejected) -> Exception:
+        text = f"{call}: {error}"
+        if error.code in (DENIED, UNAUTHENTICATED) or call.startswith("auth"):
+            return failure(BackendRefused, member, f"{text}; {CREDENTIALS}")
+        if error.code == EXHAUSTED:
+            return failure(BackendRefused, member, text)
+        if error.code in ELSEWHERE:
+            return failure(_unsure(call), member, text)
+        return error
+
+    def _failed(self, member: str, call: str, error: Exception) -> BackendError:
+        kind, text = _unsure(call), f"{type(error).__name__}: {error}"
+        if tls := _tls_error(error):
+            kind, text = BackendRefused, f"TLS: {tls_remedy(tls)}"
+        elif isinstance(error, OptionError):
+            kind, text = BackendRefused, f"TLS: {error}"
+        elif isinstance(error, aiohttp.ClientConnectorError):
+            kind, text = BackendUnavailable, f"no connection: {error}; {ADDRESS}"
+        elif isinstance(error, TimeoutError):
+            text = f"no answer within {self._timeout:g} s; {ADDRESS}"
+        failed = failure(kind, member, text)
+        shows_headers = isinstance(error, aiohttp.ClientResponseError)
+        failed.__cause__ = ValueError(str(error)) if shows_headers else error
+        return failed
+
+
+def _unsure(call: str) -> type[BackendError]:
+    writes = call not in ("kv/range", "watch", "auth/authenticate")
+    return BackendUnknown if writes else BackendUnavailable
+
+
+def _bounded(member: str, text: bytes | bytearray) -> None:
+    if len(text) > ANSWER_LIMIT:
+        raise failure(BackendUnavailable, member, f"answer over {ANSWER_LIMIT} bytes")
+
+
+def _lines(rest: bytearray, chunk: bytes) -> list[Any]:
+    rest += chunk
+    if b"\n" not in chunk:
+        return [rest]
+    return rest.split(b"\n")
+
+
+def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
+    """Looks at the causes, too: with TLS 1.3 a server refuses us only after the handshake."""
+    while error and not isinstance(error, ssl.SSLError):
+        error = error.__cause__
+    return error
+
+
+def _together(failures: list[BackendError]) -> BackendError:
+    last = failures[-1]
+    if len(failures) == 1:
+        return last
+    addresses = ",".join(each.address for each in failures)
+    error = type(last)("; ".join(map(str, failures)), plugin=last.plugin, address=addresses)
+    error.__cause__ = last
+    return error
