@@ -24,19 +24,20 @@ ANSWER_LIMIT = 16 << 20  # bytes of one answer, and of one message of a watch
 QUOTED = 200  # characters of etcd's own words in an error
 CONNECTIONS = 50  # for all but watches
 ADDRESS = "start an etcd there or name another one: --registry_address"
+AUTHENTICATE = "auth/authenticate"
 CREDENTIALS = "give a user with the rights: --registry_user, --registry_password"
 GATEWAY = "etcd 3.4 or later with its gRPC gateway enabled is needed"
 
 # Codes of gRPC
-INVALID, NOT_FOUND, DENIED, EXHAUSTED, NOT_NOW, UNAUTHENTICATED = 3, 5, 7, 8, 9, 16
-ELSEWHERE = (1, 2, 4, 13, 14)  # another member may do better: cancelled, deadline, unavailable…
+INVALID, DENIED, EXHAUSTED, NOT_NOW, UNAUTHENTICATED = 3, 7, 8, 9, 16
+ELSEWHERE = (1, 2, 4, 13, 14)  # cancelled, unknown, too late, internal, unavailable
 STALE = ("user name is empty", "auth store is old", "auth token")
 
 Answer = Mapping[str, Any]
 
 
 class Rejected(Exception):
-    """An answer of etcd that is an error, with gRPC's code."""
+    """An answer of etcd that is an error, with gRPC's code; the cause of what callers get."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -80,13 +81,13 @@ class Gateway:
         self._ssl: ssl.SSLContext | bool = True
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._timeout = 5.0
-        self._token = ""
+        self._token: str | None = None  # empty: the server wants none
         self._renewing = asyncio.Lock()
 
     def open(self, timeout: float) -> None:
         """``timeout``: seconds that one operation may take at all the members together."""
         self._timeout = timeout / len(self._urls)
-        self._token, self._renewing = "", asyncio.Lock()
+        self._token, self._renewing = None, asyncio.Lock()
         if tls := self._tls:
             self._ssl = FreshContext(tls, tls.client_context)
         for streaming, limit in ((False, CONNECTIONS), (True, 0)):
@@ -111,7 +112,7 @@ class Gateway:
     async def ask(self, call: str, request: Answer, *, at: str = "") -> tuple[str, Answer]:
         """What the member ``at`` or the first that can says, and its URL.
 
-        ``call`` is a path below ``/v3/``. Raises Rejected for an error that any member would give.
+        ``call`` is a path below ``/v3/``. What any member would refuse is asked once.
         """
         failures: list[BackendError] = []
         for member in [at] if at else list(self._urls):
@@ -120,39 +121,38 @@ class Gateway:
             except (BackendError, asyncio.CancelledError) as error:
                 if self._urls[0] == member:
                     self._urls.append(self._urls.pop(0))
-                if not isinstance(error, BackendError):
+                if not isinstance(error, BackendError) or _is_final(error.__cause__):
                     raise
                 failures.append(error)
         raise _together(failures)
 
     async def _ask(self, member: str, call: str, request: Answer) -> Answer:
-        """A token that has expired, or is of a server that forgot it, is replaced once."""
-        if self._user and not self._token:
-            await self._renew(member, "")
+        """A token that has expired, or that a restarted server forgot, is replaced once."""
+        if self._user and self._token is None:
+            await self._renew(member, None)
         token = self._token
         try:
             return await self._exchange(member, call, request)
-        except Rejected as error:
-            if not (self._user and any(text in str(error) for text in STALE)):
-                raise self._mapped(member, call, error) from None
+        except BackendError as error:
+            stale = any(text in str(error.__cause__) for text in STALE)
+            if not (stale and self._user):
+                raise
         await self._renew(member, token)
-        try:
-            return await self._exchange(member, call, request)
-        except Rejected as error:
-            raise self._mapped(member, call, error) from None
+        return await self._exchange(member, call, request)
 
-    async def _renew(self, member: str, stale: str) -> None:
+    async def _renew(self, member: str, stale: str | None) -> None:
         async with self._renewing:
             if self._token != stale or not self._password:
                 return
-            self._token = ""
+            self._token = None
             credentials = {"name": self._user, "password": self._password.reveal()}
             try:
-                answer = await self._exchange(member, "auth/authenticate", credentials)
-                self._token = str(answer["token"])
-            except Rejected as error:
-                if error.code != NOT_NOW:  # authentication is not enabled: as nobody in particular
-                    raise self._mapped(member, "auth/authenticate", error) from None
+                answer = await self._exchange(member, AUTHENTICATE, credentials)
+            except BackendError as error:
+                if not (isinstance(error.__cause__, Rejected) and error.__cause__.code == NOT_NOW):
+                    raise
+                answer = {"token": ""}  # authentication is not enabled
+            self._token = str(answer["token"])
 
     async def _exchange(self, member: str, call: str, request: Answer) -> Answer:
         try:
@@ -162,7 +162,7 @@ class Gateway:
                     async for chunk in response.content.iter_any():
                         text += chunk
                         _bounded(member, text)
-                    return self._parsed(member, response.status, bytes(text))
+                    return self._parsed(member, call, text, response.status)
         except (TimeoutError, aiohttp.ClientError, OSError, OptionError) as error:
             failed = self._failed(member, call, error)
         raise failed  # here, since aiohttp's error, as its context, could show the token's header
@@ -202,10 +202,12 @@ class Gateway:
                 if not chunk:
                     failed = failure(BackendUnavailable, member, "watch: the server ended it")
                     break
-                *lines, rest = _lines(rest, chunk)
+                rest += chunk
                 _bounded(member, rest)
-                for line in lines:
-                    yield self._message(member, line)
+                if b"\n" in chunk:
+                    *lines, rest = rest.split(b"\n")
+                    for line in lines:
+                        yield self._message(member, line)
         finally:
             response.close()
         raise failed
@@ -223,12 +225,8 @@ class Gateway:
             failed = self._failed(member, "watch", error)
         raise failed
 
-    def _message(self, member: str, line: bytes) -> Answer:
-        try:
-            answer = self._parsed(member, 200, line)
-        except Rejected as error:
-            raise self._mapped(member, "watch", error) from None
-        result = cast(Answer, answer.get("result", {}))
+    def _message(self, member: str, line: bytes | bytearray) -> Answer:
+        result: Answer = self._parsed(member, "watch", line).get("result", {})
         if result.get("canceled"):
             reason = str(result.get("cancel_reason") or "compacted")
             kind = BackendRefused if "permission denied" in reason else BackendUnavailable
@@ -237,32 +235,24 @@ class Gateway:
 
     # -- answers and errors ------------------------------------------------------------------
 
-    def _parsed(self, member: str, status: int, text: bytes) -> Answer:
+    def _parsed(self, member: str, call: str, text: bytes | bytearray, status: int = 200) -> Answer:
         try:
             answer: Any = json.loads(text)
             error: Any = answer.get("error") if status == 200 else answer
         except (ValueError, RecursionError, AttributeError) as wrong:
             said = f"HTTP {status}: {self._said(text.decode(errors='replace'))}"
             raise failure(BackendRefused, member, f"{said}; {GATEWAY}") from wrong
-        if error:  # a watch has it inside, and older versions their code by another name
-            code, said = error.get("code", error.get("grpc_code", 2)), error.get("message")
-            raise Rejected(int(code), self._said(str(said)))
+        if error:  # a watch has it inside; older versions have another name for its code
+            code = int(error.get("code", error.get("grpc_code", 2)))
+            rejected = Rejected(code, self._said(str(error.get("message"))))
+            raise _mapped(member, call, rejected) from rejected
         return cast(Answer, answer)
 
     def _said(self, text: str) -> str:
-        for hidden in filter(None, (self._token, self._password and self._password.reveal())):
+        password = self._password.reveal() if self._password else ""
+        for hidden in filter(None, (self._token, password)):
             text = text.replace(hidden, "***")
         return text.strip()[:QUOTED]
-
-    def _mapped(self, member: str, call: str, error: Rejected) -> Exception:
-        text = f"{call}: {error}"
-        if error.code in (DENIED, UNAUTHENTICATED) or call.startswith("auth"):
-            return failure(BackendRefused, member, f"{text}; {CREDENTIALS}")
-        if error.code == EXHAUSTED:
-            return failure(BackendRefused, member, text)
-        if error.code in ELSEWHERE:
-            return failure(_unsure(call), member, text)
-        return error
 
     def _failed(self, member: str, call: str, error: Exception) -> BackendError:
         kind, text = _unsure(call), f"{type(error).__name__}: {error}"
@@ -280,8 +270,22 @@ class Gateway:
         return failed
 
 
+def _mapped(member: str, call: str, error: Rejected) -> BackendError:
+    if error.code in (DENIED, UNAUTHENTICATED) or call == AUTHENTICATE:
+        return failure(BackendRefused, member, f"{call}: {error}; {CREDENTIALS}")
+    if error.code in (INVALID, EXHAUSTED):
+        return failure(BackendRefused, member, f"{call}: {error}")
+    kind = _unsure(call) if error.code in ELSEWHERE else BackendUnavailable
+    return failure(kind, member, f"{call}: {error}")
+
+
+def _is_final(cause: BaseException | None) -> bool:
+    """Whether another member would say the same."""
+    return isinstance(cause, Rejected) and cause.code not in ELSEWHERE
+
+
 def _unsure(call: str) -> type[BackendError]:
-    writes = call not in ("kv/range", "watch", "auth/authenticate")
+    writes = call not in ("kv/range", "watch", AUTHENTICATE)
     return BackendUnknown if writes else BackendUnavailable
 
 
@@ -290,18 +294,11 @@ def _bounded(member: str, text: bytes | bytearray) -> None:
         raise failure(BackendUnavailable, member, f"answer over {ANSWER_LIMIT} bytes")
 
 
-def _lines(rest: bytearray, chunk: bytes) -> list[Any]:
-    rest += chunk
-    if b"\n" not in chunk:
-        return [rest]
-    return rest.split(b"\n")
-
-
 def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
     """Looks at the causes, too: with TLS 1.3 a server refuses us only after the handshake."""
-    while error and not isinstance(error, ssl.SSLError):
-        error = error.__cause__
-    return error
+    if error is None or isinstance(error, ssl.SSLError):
+        return error
+    return _tls_error(error.__cause__)
 
 
 def _together(failures: list[BackendError]) -> BackendError:

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from micro_core.registry.base import RegistryEvent
-from micro_core.registry.records import Node, ServiceInfo
+from micro_core.registry.records import Node, RegistryEvent, ServiceInfo
 from micro_core.registry.wire import from_json, to_json
 
 ROOT = "/micro/registry/"

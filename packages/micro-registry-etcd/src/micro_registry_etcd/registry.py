@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+from base64 import b64decode
 from collections.abc import AsyncGenerator, Sequence
 from typing import ClassVar, NamedTuple
 
 import aiohttp
 
-from micro_core.errors import BackendError, BackendRefused, BackendUnavailable, OptionError
+from micro_core.errors import BackendError, BackendRefused, OptionError
 from micro_core.registry.base import Change, Registry, RegistryFeatures
 from micro_core.registry.records import ServiceInfo
 from micro_core.security import TLS, Secret, secret
 
-from .gateway import NOT_FOUND, Answer, Gateway, Rejected, base_url, failure
+from .gateway import Answer, Gateway, base_url, failure
 from .records import (
     ROOT,
     KeyValue,
@@ -83,17 +84,11 @@ class EtcdRegistry(Registry):
         if self._insecure:
             log.warning("registry etcd at %s: TLS does not verify the server", self.address)
         self._gateway.open(0.9 * min(self.operation_timeout, self.connect_timeout))
-        await self._ask_etcd("kv/range", {"key": text64(ROOT), "keys_only": True})
+        await self._gateway.ask("kv/range", {"key": text64(ROOT), "keys_only": True})
 
     async def _close(self) -> None:
         self._leases.clear()
         await self._gateway.close()
-
-    async def _ask_etcd(self, call: str, request: Answer, *, at: str = "") -> tuple[str, Answer]:
-        try:
-            return await self._gateway.ask(call, request, at=at)
-        except Rejected as error:
-            raise failure(BackendUnavailable, self.address, f"{call}: {error}") from error
 
     # -- writing -----------------------------------------------------------------------------
 
@@ -105,20 +100,20 @@ class EtcdRegistry(Registry):
     async def _write(self, key: str, value: str, ttl: int) -> None:
         lease, granted = self._leases.get(key, ("", 0))
         if granted != ttl or not await self._prolong(lease):
-            _, answer = await self._ask_etcd("lease/grant", {"TTL": ttl})
+            _, answer = await self._gateway.ask("lease/grant", {"TTL": ttl})
             lease = str(answer["ID"])
             self._leases[key] = lease, ttl
         elif await self._is_there(key, value, lease):
             return
-        await self._ask_etcd("kv/put", {"key": key, "value": value, "lease": lease})
+        await self._gateway.ask("kv/put", {"key": key, "value": value, "lease": lease})
 
     async def _prolong(self, lease: str) -> bool:
-        _, answer = await self._ask_etcd("lease/keepalive", {"ID": lease})
+        _, answer = await self._gateway.ask("lease/keepalive", {"ID": lease})
         return int(answer.get("result", {}).get("TTL", 0)) > 0  # a lost one has none
 
     async def _is_there(self, key: str, value: str, lease: str) -> bool:
         """A lease that lives says nothing of its key, which anybody may have taken away."""
-        _, answer = await self._ask_etcd("kv/range", {"key": key})
+        _, answer = await self._gateway.ask("kv/range", {"key": key})
         return [(each.get("value"), each.get("lease")) for each in answer.get("kvs", ())] == [
             (value, lease)
         ]
@@ -126,14 +121,11 @@ class EtcdRegistry(Registry):
     async def _deregister(self, info: ServiceInfo) -> None:
         for node in info.nodes:
             key = text64(key_of(info.name, node.id))
-            await self._ask_etcd("kv/deleterange", {"key": key})
+            await self._gateway.ask("kv/deleterange", {"key": key})
             lease, _ = self._leases.pop(key, ("", 0))
             if lease:
                 with contextlib.suppress(BackendError):  # it expires, and nothing hangs on it
-                    await self._revoke(lease)
-
-    async def _revoke(self, lease: str) -> None:
-        await self._ask_etcd("lease/revoke", {"ID": lease})
+                    await self._gateway.ask("lease/revoke", {"ID": lease})
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -147,12 +139,12 @@ class EtcdRegistry(Registry):
     async def _read(self, folder: str, name: str = "") -> Listing:
         """All records of one moment, of one service or of all."""
         page: dict[str, object] = {**everything_in(folder), "limit": PAGE}
-        member, answer = await self._ask_etcd("kv/range", page)
+        member, answer = await self._gateway.ask("kv/range", page)
         listing = Listing(member, _revision(answer), {})
         while self._take(listing, answer, name) and answer.get("more"):
             last = answer["kvs"][-1]["key"]
             page |= {"key": just_after(last), "revision": str(listing.revision)}
-            _, answer = await self._ask_etcd("kv/range", page, at=member)
+            _, answer = await self._gateway.ask("kv/range", page, at=member)
         return listing
 
     def _take(self, listing: Listing, answer: Answer, name: str) -> bool:
@@ -175,7 +167,7 @@ class EtcdRegistry(Registry):
     def _note_broken(self, pair: KeyValue, error: ValueError) -> None:
         key, revision = pair["key"], pair["mod_revision"]
         if self._broken.get(key) != revision:
-            log.warning("%s is no record and passed over: %s", key, error)
+            log.warning("%r is no record and passed over: %s", b64decode(key), error)
         if len(self._broken) >= BROKEN:
             self._broken.clear()
         self._broken[key] = revision
@@ -183,33 +175,38 @@ class EtcdRegistry(Registry):
     async def _changes(self, name: str) -> AsyncGenerator[Change, None]:
         """Any doubt ends it: the core begins anew, with a list and the revision after that."""
         listing = await self._read(folder_of(name), name)
-        known = listing.records
+        known, member, told = listing.records, listing.member, listing.revision
         yield list(known.values())
-        folder = everything_in(folder_of(name))
-        first = str(listing.revision + 1)
-        request = {**folder, "start_revision": first, "fragment": True}
+        folder, deaf = everything_in(folder_of(name)), False
+        request = {**folder, "start_revision": str(told + 1), "fragment": True}
+        async with contextlib.aclosing(self._messages(member, request)) as messages:
+            async for message in messages:
+                if not message:
+                    untold = {**folder, "min_mod_revision": str(told + 1), "keys_only": True}
+                    _, message = await self._gateway.ask("kv/range", untold, at=member)
+                    deaf, missed = "kvs" in message, deaf
+                    if deaf and missed:
+                        log.warning("%s: the watch at %s is deaf", name, member)
+                        return
+                if (newest := _revision(message)) < told:
+                    log.warning("%s: revision went from %d back to %d", name, told, newest)
+                    return
+                for event in message.get("events", ()):
+                    told = max(told, int(event["kv"]["mod_revision"]))
+                    for change in self._changed(known, event, name):
+                        yield change
+
+    async def _messages(self, member: str, request: Answer) -> AsyncGenerator[Answer, None]:
         self._watched += 1
         quiet = max(QUIET, self._watched / QUESTIONS)
         try:
-            messages = self._gateway.watch(listing.member, request, quiet)
-            async with contextlib.aclosing(messages):
-                revision = listing.revision
+            async with contextlib.aclosing(self._gateway.watch(member, request, quiet)) as messages:
                 async for message in messages:
-                    if not message:
-                        page = {**folder, "count_only": True}
-                        _, message = await self._ask_etcd("kv/range", page, at=listing.member)
-                    if (newest := _revision(message)) < revision:
-                        log.warning("%s: revision went from %d back to %d", name, revision, newest)
-                        return
-                    for event in message.get("events", ()):
-                        for change in self._changed(known, event, name):
-                            yield change
+                    yield message
         finally:
             self._watched -= 1
 
-    def _changed(
-        self, known: dict[str, ServiceInfo], event: Answer, name: str
-    ) -> Sequence[Change]:
+    def _changed(self, known: dict[str, ServiceInfo], event: Answer, name: str) -> Sequence[Change]:
         pair = event["kv"]
         before = known.pop(pair["key"], None)
         after = None if event.get("type") == "DELETE" else self._record(pair, name)
