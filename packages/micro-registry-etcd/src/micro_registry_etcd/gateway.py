@@ -22,11 +22,13 @@ from micro_core.security import TLS, FreshContext, Secret, redact_url, tls_remed
 
 ANSWER_LIMIT = 16 << 20  # bytes of one answer, and of one message of a watch
 QUOTED = 200  # characters of etcd's own words in an error
+VERDICT = 0.3  # seconds for a server to refuse our certificate
 CONNECTIONS = 50  # for all but watches
 ADDRESS = "start an etcd there or name another one: --registry_address"
 AUTHENTICATE = "auth/authenticate"
 CREDENTIALS = "give a user with the rights: --registry_user, --registry_password"
 GATEWAY = "etcd 3.4 or later with its gRPC gateway enabled is needed"
+COMMON_NAME = "while users are enabled, give a client certificate that has no CommonName"
 
 # Codes of gRPC
 INVALID, DENIED, EXHAUSTED, NOT_NOW, UNAUTHENTICATED = 3, 7, 8, 9, 16
@@ -164,7 +166,7 @@ class Gateway:
                         _bounded(member, text)
                     return self._parsed(member, call, text, response.status)
         except (TimeoutError, aiohttp.ClientError, OSError, OptionError) as error:
-            failed = self._failed(member, call, error)
+            failed = self._failed(member, call, await self._reason(member, error))
         raise failed  # here, since aiohttp's error, as its context, could show the token's header
 
     def _post(self, member: str, call: str, request: Answer, *, streaming: bool) -> Any:
@@ -240,8 +242,9 @@ class Gateway:
             answer: Any = json.loads(text)
             error: Any = answer.get("error") if status == 200 else answer
         except (ValueError, RecursionError, AttributeError) as wrong:
-            said = f"HTTP {status}: {self._said(text.decode(errors='replace'))}"
-            raise failure(BackendRefused, member, f"{said}; {GATEWAY}") from wrong
+            said = self._said(text.decode(errors="replace"))
+            remedy = COMMON_NAME if said.startswith("CommonName") else GATEWAY
+            raise failure(BackendRefused, member, f"HTTP {status}: {said}; {remedy}") from wrong
         if error:  # a watch has it inside; older versions have another name for its code
             code = int(error.get("code", error.get("grpc_code", 2)))
             rejected = Rejected(code, self._said(str(error.get("message"))))
@@ -254,6 +257,32 @@ class Gateway:
             text = text.replace(hidden, "***")
         return text.strip()[:QUOTED]
 
+    async def _reason(self, member: str, error: Exception) -> Exception:
+        """Since TLS 1.3 a server refuses our certificate when we have begun to speak, and then it
+        is seldom seen why it hung up: this asks again, and only listens."""
+        hung_up = isinstance(error, aiohttp.ClientOSError | aiohttp.ServerDisconnectedError)
+        connected = hung_up and not isinstance(error, aiohttp.ClientConnectorError)
+        if self._tls and connected and not _tls_error(error):
+            try:
+                async with asyncio.timeout(VERDICT):
+                    await self._listen(member)
+            except (ssl.SSLError, OptionError) as refusal:
+                return refusal
+            except OSError:  # the timeout is one
+                pass
+        return error
+
+    async def _listen(self, member: str) -> None:
+        parts, name = urlsplit(member), self._tls.server_name if self._tls else None
+        reader, writer = await asyncio.open_connection(
+            parts.hostname, parts.port, ssl=self._ssl, server_hostname=name
+        )
+        try:
+            if not await reader.read(1):
+                raise OptionError("the server hangs up: give a certificate that is not revoked")
+        finally:
+            writer.transport.abort()
+
     def _failed(self, member: str, call: str, error: Exception) -> BackendError:
         kind, text = _unsure(call), f"{type(error).__name__}: {error}"
         if tls := _tls_error(error):
@@ -262,6 +291,8 @@ class Gateway:
             kind, text = BackendRefused, f"TLS: {error}"
         elif isinstance(error, aiohttp.ClientConnectorError):
             kind, text = BackendUnavailable, f"no connection: {error}; {ADDRESS}"
+        elif isinstance(error, aiohttp.ServerDisconnectedError) and not self._tls:
+            text = "it hangs up: if it wants TLS, give tls=, --registry_tls"
         elif isinstance(error, TimeoutError):
             text = f"no answer within {self._timeout:g} s; {ADDRESS}"
         failed = failure(kind, member, text)
@@ -295,10 +326,11 @@ def _bounded(member: str, text: bytes | bytearray) -> None:
 
 
 def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
-    """Looks at the causes, too: with TLS 1.3 a server refuses us only after the handshake."""
-    if error is None or isinstance(error, ssl.SSLError):
-        return error
-    return _tls_error(error.__cause__)
+    """The one underneath: aiohttp's says less, and with TLS 1.3 a refusal comes after the
+    handshake, as the cause of an error of another kind."""
+    if error is None:
+        return None
+    return _tls_error(error.__cause__) or (error if isinstance(error, ssl.SSLError) else None)
 
 
 def _together(failures: list[BackendError]) -> BackendError:
