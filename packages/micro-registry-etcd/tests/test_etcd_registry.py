@@ -110,9 +110,14 @@ def b64(text: str) -> str:
     return b64encode(text.encode()).decode()
 
 
-def test_both_names_are_one_registry() -> None:
-    assert (EtcdRegistry.name, EtcdV3Registry.name) == ("etcd", "etcdv3")
-    assert issubclass(EtcdV3Registry, EtcdRegistry)
+@in_loop
+async def test_both_names_are_one_registry(etcd: Any, name: str) -> None:
+    async with EtcdRegistry(etcd.address) as one, EtcdV3Registry(etcd.address) as other:
+        await one.register(info_of(name))
+        assert await other.get_service(name) == [info_of(name)]
+    with pytest.raises(BackendUnavailable, match="registry etcdv3 at") as caught:
+        await EtcdV3Registry("127.0.0.1:1").connect()
+    assert caught.value.plugin == "etcdv3"
 
 
 # -- leases ----------------------------------------------------------------------------------
@@ -358,6 +363,7 @@ class Stranger:
     def __init__(self, **answers: Any) -> None:
         self.answers = answers
         self.messages: list[Any] = [{"result": {"header": {"revision": "5"}, "created": True}}]
+        self.watch_status = 200
         self.asked: list[tuple[str, Any]] = []
 
     async def __aenter__(self) -> Stranger:
@@ -389,9 +395,11 @@ class Stranger:
 
     def _reply(self, writer: asyncio.StreamWriter, call: str) -> None:
         if call == "watch":
-            writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+            writer.write(b"HTTP/1.1 %d X\r\nConnection: close\r\n\r\n" % self.watch_status)
             for message in self.messages:
-                writer.write(json.dumps(message).encode() + b"\n")
+                writer.write(json.dumps(message).encode() + b"\n" * (self.watch_status == 200))
+            if self.watch_status != 200:
+                writer.close()
             return
         answer = self.answers.get(call.replace("/", "_"), {"header": {"revision": "5"}})
         status, body = answer if isinstance(answer, tuple) else (200, json.dumps(answer).encode())
@@ -440,6 +448,20 @@ async def test_a_watch_without_the_right_is_refused() -> None:
         async with following(registry, "x") as change:
             assert await change() == []
             with pytest.raises(BackendRefused, match="permission denied"):
+                await change()
+
+
+@pytest.mark.parametrize("status", [200, 503])
+@in_loop
+async def test_an_error_of_a_watch_is_told(status: int) -> None:
+    async with Stranger() as server, EtcdRegistry(server.address) as registry:
+        server.watch_status = status
+        said = {"message": "etcdserver: no leader"}
+        inside = {"error": {"grpc_code": 14, **said}}  # as older versions have it in a watch
+        server.messages = [inside if status == 200 else {"code": 14, **said}]
+        async with following(registry, "x") as change:
+            assert await change() == []
+            with pytest.raises(BackendUnavailable, match="no leader"):
                 await change()
 
 
@@ -508,7 +530,12 @@ async def test_what_etcd_says_is_told(code: int, text: str, kind: type[BackendEr
 
 @in_loop
 async def test_a_server_without_the_gateway_is_named() -> None:
-    for answer in ((404, b"404 page not found\n"), (200, b"<html>"), (200, b"[]"), (200, b"")):
+    strange = [b"<html>", b"[]", b"[1]", b"", b"null", b'{"error":"x"}', b'{"error":{"code":"x"}}']
+    for answer in (
+        (404, b"404 page not found\n"),
+        (500, b"[1]"),
+        *((200, text) for text in strange),
+    ):
         async with Stranger(kv_range=answer) as server:
             with pytest.raises(BackendRefused, match="gateway enabled"):
                 await EtcdRegistry(server.address).connect()

@@ -46,10 +46,6 @@ class Rejected(Exception):
         self.code = code
 
 
-def failure(kind: type[BackendError], member: str, text: str) -> BackendError:
-    return kind(f"registry etcd at {member}: {text}", plugin="etcd", address=member)
-
-
 def base_url(address: str, tls: TLS | None) -> str:
     """``scheme://host:port``. Raises OptionError for an address that is or says anything else."""
     url = address if "://" in address else f"{'https' if tls else 'http'}://{address}"
@@ -74,8 +70,14 @@ class Gateway:
     """
 
     def __init__(
-        self, urls: list[str], user: str | None, password: Secret | None, tls: TLS | None
+        self,
+        name: str,
+        urls: list[str],
+        user: str | None,
+        password: Secret | None,
+        tls: TLS | None,
     ) -> None:
+        self._name = name
         self._urls = urls
         self._user = user
         self._password = password
@@ -85,6 +87,10 @@ class Gateway:
         self._timeout = 5.0
         self._token: str | None = None  # empty: the server wants none
         self._renewing = asyncio.Lock()
+
+    def failure(self, kind: type[BackendError], member: str, text: str) -> BackendError:
+        what = f"registry {self._name} at {member}: {text}"
+        return kind(what, plugin=self._name, address=member)
 
     def open(self, timeout: float) -> None:
         """``timeout``: seconds that one operation may take at all the members together."""
@@ -163,7 +169,7 @@ class Gateway:
                     text = bytearray()
                     async for chunk in response.content.iter_any():
                         text += chunk
-                        _bounded(member, text)
+                        self._bounded(member, text)
                     return self._parsed(member, call, text, response.status)
         except (TimeoutError, aiohttp.ClientError, OSError, OptionError) as error:
             failed = self._failed(member, call, await self._reason(member, error))
@@ -171,7 +177,7 @@ class Gateway:
 
     def _post(self, member: str, call: str, request: Answer, *, streaming: bool) -> Any:
         if not (session := self._sessions.get(streaming)):
-            raise failure(BackendUnavailable, member, "the registry is closed")
+            raise self.failure(BackendUnavailable, member, "the registry is closed")
         headers = {"Grpc-Metadata-hasleader": "true"}  # a member without one is to say so
         return session.post(
             f"{member}/v3/{call}",
@@ -202,14 +208,16 @@ class Gateway:
                     failed = self._failed(member, "watch", error)
                     break
                 if not chunk:
-                    failed = failure(BackendUnavailable, member, "watch: the server ended it")
+                    if response.status != 200:
+                        yield self._message(member, rest, response.status)
+                    failed = self.failure(BackendUnavailable, member, "watch: the server ended it")
                     break
                 rest += chunk
-                _bounded(member, rest)
+                self._bounded(member, rest)
                 if b"\n" in chunk:
                     *lines, rest = rest.split(b"\n")
                     for line in lines:
-                        yield self._message(member, line)
+                        yield self._message(member, line, response.status)
         finally:
             response.close()
         raise failed
@@ -227,29 +235,44 @@ class Gateway:
             failed = self._failed(member, "watch", error)
         raise failed
 
-    def _message(self, member: str, line: bytes | bytearray) -> Answer:
-        result: Answer = self._parsed(member, "watch", line).get("result", {})
+    def _message(self, member: str, line: bytes | bytearray, status: int) -> Answer:
+        result: Answer = self._parsed(member, "watch", line, status).get("result", {})
         if result.get("canceled"):
             reason = str(result.get("cancel_reason") or "compacted")
             kind = BackendRefused if "permission denied" in reason else BackendUnavailable
-            raise failure(kind, member, f"watch: {reason[:QUOTED]}")
+            raise self.failure(kind, member, f"watch: {reason[:QUOTED]}")
         return result
 
     # -- answers and errors ------------------------------------------------------------------
 
-    def _parsed(self, member: str, call: str, text: bytes | bytearray, status: int = 200) -> Answer:
+    def _parsed(self, member: str, call: str, text: bytes | bytearray, status: int) -> Answer:
+        """Older versions have another name for the code of an error in a watch."""
         try:
             answer: Any = json.loads(text)
             error: Any = answer.get("error") if status == 200 else answer
-        except (ValueError, RecursionError, AttributeError) as wrong:
+            code, said = (error.get("code"), error.get("message")) if error else (0, "")
+            code = int(error.get("grpc_code", 2) if code is None else code)
+        except (ValueError, TypeError, RecursionError, AttributeError) as wrong:
             said = self._said(text.decode(errors="replace"))
             remedy = COMMON_NAME if said.startswith("CommonName") else GATEWAY
-            raise failure(BackendRefused, member, f"HTTP {status}: {said}; {remedy}") from wrong
-        if error:  # a watch has it inside; older versions have another name for its code
-            code = int(error.get("code", error.get("grpc_code", 2)))
-            rejected = Rejected(code, self._said(str(error.get("message"))))
-            raise _mapped(member, call, rejected) from rejected
+            what = f"HTTP {status}: {said}; {remedy}"
+            raise self.failure(BackendRefused, member, what) from wrong
+        if error:
+            rejected = Rejected(code, self._said(str(said)))
+            raise self._mapped(member, call, rejected) from rejected
         return cast(Answer, answer)
+
+    def _mapped(self, member: str, call: str, error: Rejected) -> BackendError:
+        if error.code in (DENIED, UNAUTHENTICATED) or call == AUTHENTICATE:
+            return self.failure(BackendRefused, member, f"{call}: {error}; {CREDENTIALS}")
+        if error.code in (INVALID, EXHAUSTED):
+            return self.failure(BackendRefused, member, f"{call}: {error}")
+        kind = _unsure(call) if error.code in ELSEWHERE else BackendUnavailable
+        return self.failure(kind, member, f"{call}: {error}")
+
+    def _bounded(self, member: str, text: bytes | bytearray) -> None:
+        if len(text) > ANSWER_LIMIT:
+            raise self.failure(BackendUnavailable, member, f"answer over {ANSWER_LIMIT} bytes")
 
     def _said(self, text: str) -> str:
         password = self._password.reveal() if self._password else ""
@@ -295,19 +318,10 @@ class Gateway:
             text = "it hangs up: if it wants TLS, give tls=, --registry_tls"
         elif isinstance(error, TimeoutError):
             text = f"no answer within {self._timeout:g} s; {ADDRESS}"
-        failed = failure(kind, member, text)
+        failed = self.failure(kind, member, text)
         shows_headers = isinstance(error, aiohttp.ClientResponseError)
         failed.__cause__ = ValueError(str(error)) if shows_headers else error
         return failed
-
-
-def _mapped(member: str, call: str, error: Rejected) -> BackendError:
-    if error.code in (DENIED, UNAUTHENTICATED) or call == AUTHENTICATE:
-        return failure(BackendRefused, member, f"{call}: {error}; {CREDENTIALS}")
-    if error.code in (INVALID, EXHAUSTED):
-        return failure(BackendRefused, member, f"{call}: {error}")
-    kind = _unsure(call) if error.code in ELSEWHERE else BackendUnavailable
-    return failure(kind, member, f"{call}: {error}")
 
 
 def _is_final(cause: BaseException | None) -> bool:
@@ -318,11 +332,6 @@ def _is_final(cause: BaseException | None) -> bool:
 def _unsure(call: str) -> type[BackendError]:
     writes = call not in ("kv/range", "watch", AUTHENTICATE)
     return BackendUnknown if writes else BackendUnavailable
-
-
-def _bounded(member: str, text: bytes | bytearray) -> None:
-    if len(text) > ANSWER_LIMIT:
-        raise failure(BackendUnavailable, member, f"answer over {ANSWER_LIMIT} bytes")
 
 
 def _tls_error(error: BaseException | None) -> ssl.SSLError | None:

@@ -16,7 +16,7 @@ from micro_core.registry.base import Change, Registry, RegistryFeatures
 from micro_core.registry.records import ServiceInfo
 from micro_core.security import TLS, Secret, secret
 
-from .gateway import Answer, Gateway, base_url, failure
+from .gateway import Answer, Gateway, base_url
 from .records import (
     ROOT,
     KeyValue,
@@ -69,7 +69,7 @@ class EtcdRegistry(Registry):
         if (user is None) != (password is None):
             raise OptionError("registry etcd: user= and password= go together")
         urls = [base_url(address, tls) for address in self.addresses]
-        self._gateway = Gateway(urls, user, secret(password), tls)
+        self._gateway = Gateway(self.name, urls, user, secret(password), tls)
         self._insecure = tls is not None and not tls.verify
         self._leases: dict[str, tuple[str, int]] = {}
         self._broken: dict[str, str] = {}
@@ -82,7 +82,7 @@ class EtcdRegistry(Registry):
 
     async def _connect(self) -> None:
         if self._insecure:
-            log.warning("registry etcd at %s: TLS does not verify the server", self.address)
+            log.warning("%s at %s: TLS does not verify the server", self.name, self.address)
         self._gateway.open(0.9 * min(self.operation_timeout, self.connect_timeout))
         await self._gateway.ask("kv/range", {"key": text64(ROOT), "keys_only": True})
 
@@ -152,7 +152,9 @@ class EtcdRegistry(Registry):
             if info := self._record(pair, name):
                 listing.records[pair["key"]] = info
         if len(listing.records) > RECORDS:
-            raise failure(BackendRefused, listing.member, f"a list of over {RECORDS} records")
+            raise self._gateway.failure(
+                BackendRefused, listing.member, f"a list of over {RECORDS} records"
+            )
         return True
 
     def _record(self, pair: KeyValue, name: str = "") -> ServiceInfo | None:
