@@ -68,6 +68,18 @@ def compat(session: nox.Session) -> None:
 
 
 @nox.session
+def conformance(session: nox.Session) -> None:
+    """The suite on installed plugins: nox -s conformance -- registry:consul [pytest's own]."""
+    plugins = [one for one in session.posargs if one.partition(":")[0].isalpha() and ":" in one]
+    if not plugins:
+        session.error("say which plugin, as KIND:NAME: nox -s conformance -- registry:consul")
+    chosen = [f"--micro-plugin={one}" for one in plugins]
+    others = [one for one in session.posargs if one not in plugins]
+    report = "--micro-report=conformance.json"
+    hatch(session, "pytest", "--pyargs", "micro_conformance", report, *chosen, *others)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     hatch(session, "ruff", "check", ".")
     hatch(session, "ruff", "format", "--check", ".")

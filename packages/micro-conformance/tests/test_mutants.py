@@ -6,11 +6,19 @@ import importlib
 
 import pytest
 
-from micro_conformance.mutants import MUTANTS, matrix, table, unproved
+from micro_conformance.mutants import MUTANTS, failed, matrix, table, unproved
 from micro_conformance.promise import promises_of
 from micro_conformance.suites import SUITES
 
-LEAST = {"registry": 40, "broker": 45, "transport": 28, "codec": 25, "selector": 15, "store": 15}
+LEAST = {
+    "registry": 40,
+    "broker": 45,
+    "transport": 28,
+    "codec": 25,
+    "rpc": 35,
+    "selector": 15,
+    "store": 15,
+}
 
 
 @pytest.mark.parametrize("kind", SUITES)
@@ -30,3 +38,14 @@ def test_the_kill_matrix(kind: str, record_property: pytest.RecordProperty) -> N
     assert len(promises) >= LEAST[kind]
     tried = [one for one in promises if not one.breaks]
     assert len(left) <= len(tried) / 10, f"unproved: {left}"
+
+
+def test_what_breaks_servers_is_proved_for_registries() -> None:
+    """On a server that lives in memory, with a plugin that has no fault and some that have."""
+    from micro_conformance.faulty.registry import Served
+
+    suite = SUITES["registry"]
+    assert failed(suite, Served) == frozenset()
+    served = [one for one in MUTANTS["registry"] if issubclass(one.plugin, Served)]
+    killed = frozenset[str]().union(*matrix(suite, served).values())
+    assert killed == {one.name for one in promises_of(suite) if one.breaks}

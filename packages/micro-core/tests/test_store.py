@@ -1,4 +1,4 @@
-"""What every store keeps, expires, orders and refuses."""
+"""What is particular to the stores of the core; what any store does is in the suite."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,7 +22,6 @@ from micro_core import (
     BackendRefused,
     BackendUnavailable,
     BackendUnknown,
-    InvalidName,
     NotSupported,
     Record,
     Store,
@@ -32,175 +29,6 @@ from micro_core import (
 from micro_core.store.base import StoreFeatures
 from micro_core.store.memory import MemoryStore
 from micro_core.store.sqlite import SqliteStore
-
-Make = Callable[[], Store]
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
-    """A store of the same records with every call."""
-    return MemoryStore if request.param == "memory" else lambda: SqliteStore(str(tmp_path / "s.db"))
-
-
-@asynccontextmanager
-async def filled(make: Make, *keys: str) -> AsyncGenerator[Store]:
-    async with make() as store:
-        for key in keys:
-            await store.write(Record(key, key.encode()))
-        yield store
-
-
-@in_loop
-async def test_a_record_is_read_as_it_was_written(make: Make) -> None:
-    async with make() as store:
-        record = Record("a/1", bytes(range(256)), {"owner": "Jürgen", "empty": ""})
-        await store.write(record)
-        assert await store.read("a/1") == [record]
-        assert await store.read("a") == []
-        assert await store.read("b") == []
-
-
-@in_loop
-async def test_the_last_write_of_a_key_replaces_all_of_it(make: Make) -> None:
-    async with make() as store:
-        await store.write(Record("a", b"1", {"x": "y"}, expiry=60))
-        await store.write(Record("a", b""))
-        assert await store.read("a") == [Record("a", b"")]
-        assert await store.list() == ["a"]
-
-
-@in_loop
-async def test_a_deleted_record_is_gone_and_an_unknown_one_is_harmless(make: Make) -> None:
-    async with filled(make, "a", "b") as store:
-        await store.delete("a")
-        await store.delete("a")
-        assert await store.list() == ["b"]
-        assert await store.read("a") == []
-
-
-@in_loop
-async def test_keys_are_in_the_order_of_their_code_points(make: Make) -> None:
-    keys = ["Z", "a", "a b", "a/b", "aa", "ä", "€", "\U0001f600"]
-    async with filled(make, *reversed(keys)) as store:
-        assert await store.list() == keys
-        assert [record.key for record in await store.read("", prefix=True)] == keys
-
-
-@in_loop
-async def test_a_prefix_is_text_and_no_pattern(make: Make) -> None:
-    keys = ["A%", "a", "a%", "a%b", "a*", "a_", "a_b", "ab", "b", "ä"]
-    async with filled(make, *keys) as store:
-        for prefix in ["", "a", "a%", "a_", "A", "a*", "ä", "zz", "a ", "\U0001f600"]:
-            expected = [key for key in keys if key.startswith(prefix)]
-            assert await store.list(prefix=prefix) == expected
-            assert [r.key for r in await store.read(prefix, prefix=True)] == expected
-
-
-@in_loop
-async def test_pages_cover_everything_once(make: Make) -> None:
-    keys = [f"k{number:02}" for number in range(23)]
-    async with filled(make, *keys, "other") as store:
-        pages = [await store.list(prefix="k", limit=5, offset=5 * n) for n in range(6)]
-        assert [key for page in pages for key in page] == keys
-        assert [len(page) for page in pages] == [5, 5, 5, 5, 3, 0]
-        records = await store.read("k", prefix=True, limit=2, offset=21)
-        assert [record.key for record in records] == keys[21:]
-        assert await store.list(limit=0) == []
-        assert await store.list(offset=20, prefix="k") == keys[20:]
-        assert await store.read("k00", limit=0) == []
-        assert await store.read("k00", offset=1) == []
-
-
-@pytest.mark.parametrize("page", [{"limit": -1}, {"offset": -1}])
-@in_loop
-async def test_a_negative_page_is_refused(make: Make, page: dict[str, int]) -> None:
-    async with make() as store:
-        with pytest.raises(ValueError, match="negative"):
-            await store.list(limit=page.get("limit"), offset=page.get("offset", 0))
-        with pytest.raises(ValueError, match="negative"):
-            await store.read("a", limit=page.get("limit"), offset=page.get("offset", 0))
-
-
-@in_loop
-async def test_a_record_expires_and_until_then_says_what_is_left(make: Make) -> None:
-    async with filled(make, "stays") as store:
-        await store.write(Record("goes", b"", expiry=0.2))
-        await store.write(Record("later", b"", expiry=60))
-        [record] = await store.read("later")
-        assert record.expiry is not None and 59 < record.expiry <= 60
-        assert [r.expiry for r in await store.read("stays")] == [None]
-        await asyncio.sleep(0.25)
-        assert await store.read("goes") == []
-        assert await store.list() == ["later", "stays"]
-        assert await store.list(limit=1, offset=1) == ["stays"]
-
-
-@in_loop
-async def test_a_write_without_expiry_ends_the_old_one(make: Make) -> None:
-    async with make() as store:
-        await store.write(Record("a", b"", expiry=0.05))
-        await store.write(Record("a", b""))
-        await asyncio.sleep(0.1)
-        assert await store.list() == ["a"]
-
-
-@pytest.mark.parametrize("key", ["", " a", "a\n", "a\0", "\ud800", "k" * 256])
-@in_loop
-async def test_what_is_no_key_is_refused(make: Make, key: str) -> None:
-    async with filled(make, "a") as store:
-        for operation in (store.write(Record(key, b"")), store.delete(key), store.read(key)):
-            with pytest.raises(InvalidName, match="key"):
-                await operation
-        if not key.isprintable():
-            with pytest.raises(InvalidName, match="prefix"):
-                await store.list(prefix=key)
-        assert await store.list() == ["a"]
-
-
-@pytest.mark.parametrize("expiry", [0, -1, float("nan"), float("inf")])
-@in_loop
-async def test_an_expiry_that_means_nothing_is_refused(make: Make, expiry: float) -> None:
-    async with make() as store:
-        with pytest.raises(ValueError, match="above 0"):
-            await store.write(Record("a", b"", expiry=expiry))
-        assert await store.list() == []
-
-
-@in_loop
-async def test_a_value_that_is_not_bytes_is_refused_and_a_buffer_is_copied(make: Make) -> None:
-    async with make() as store:
-        with pytest.raises(TypeError, match="bytes"):
-            await store.write(Record("a", "text"))  # type: ignore[arg-type]
-        value, metadata = bytearray(b"one"), {"a": "b"}
-        await store.write(Record("a", value, metadata))
-        value[:] = b"two"
-        metadata["a"] = "c"
-        [record] = await store.read("a")
-        assert (record.value, record.metadata) == (b"one", {"a": "b"})
-        record.metadata["a"] = "d"  # type: ignore[index]
-        assert (await store.read("a"))[0].metadata == {"a": "b"}
-
-
-@in_loop
-async def test_two_stores_of_one_address_share_their_records(make: Make) -> None:
-    async with make() as one, make() as two:
-        await one.write(Record("a", b"1"))
-        assert await two.read("a") == [Record("a", b"1")]
-        await two.delete("a")
-        assert await one.list() == []
-
-
-@in_loop
-async def test_it_can_be_closed_and_connected_again(make: Make) -> None:
-    store = make()
-    for round in range(3):
-        async with store:
-            await store.write(Record(f"a{round}", b""))
-        with pytest.raises(BackendUnavailable, match="not connected"):
-            await store.list()
-    async with store:
-        assert await store.list() == ["a0", "a1", "a2"]
-
 
 KEYS = st.text("ab%_\\'\"ä€", min_size=1, max_size=3)
 STEPS = st.lists(st.tuples(st.sampled_from(["write", "delete"]), KEYS), max_size=20)

@@ -8,18 +8,26 @@ from micro_conformance.backend import (
     ComposeBackend,
     Ready,
 )
+from micro_conformance.broker import BrokerSuite
 from micro_conformance.promise import promise
 from micro_conformance.registry import RegistrySuite
+from micro_conformance.rpc import Pair, RpcFeatures, RpcSuite
 from micro_conformance.selector import SelectorSuite
+from micro_conformance.store import StoreSuite
 
 __all__ = [
     "AddressBackend",
     "Backend",
     "BackendFailure",
+    "BrokerSuite",
     "CannotBreak",
     "ComposeBackend",
+    "Pair",
     "Ready",
     "RegistrySuite",
+    "StoreSuite",
+    "RpcFeatures",
+    "RpcSuite",
     "SelectorSuite",
     "promise",
 ]

@@ -19,7 +19,9 @@ import pytest
 from micro_core import Component
 from micro_core.plugin import Plugin
 
-from .promise import promises_of
+from . import leaks
+from .backend import Backend
+from .promise import Promise, promises_of
 from .suite import Suite
 
 C = TypeVar("C", bound=type[Plugin])
@@ -55,7 +57,12 @@ def mutant(*promises: str) -> Callable[[C], C]:
 
 
 def failed(suite: type[Suite[Any]], plugin: type[Plugin]) -> frozenset[str]:
-    """The promises that ``plugin`` breaks; those that could not be tried count as kept."""
+    """The promises that ``plugin`` breaks; those that could not be tried count as kept.
+
+    One with a class attribute ``backend`` stands for a plugin with a server: a new one of these is
+    its ``server`` for each promise, and only those that break their server are tried.
+    """
+    backend: type[Backend] | None = getattr(plugin, "backend", None)
 
     class Tried(suite):  # type: ignore[misc, valid-type]
         jumping = True
@@ -66,29 +73,40 @@ def failed(suite: type[Suite[Any]], plugin: type[Plugin]) -> frozenset[str]:
     trying = Tried()
     with _quiet():
         return frozenset(
-            one.name for one in promises_of(suite) if not one.breaks and _fails(trying, one)
+            one.name
+            for one in promises_of(suite)
+            if one.breaks is (backend is not None) and _fails(trying, one, _served(plugin, backend))
         )
+
+
+def _served(plugin: Any, backend: type[Backend] | None) -> Backend | None:
+    server = None if backend is None else backend()
+    if server is not None:
+        plugin.server = server
+    return server
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """What faulty plugins leave behind is not worth a word, and is gone before others are tried."""
     logging.disable(logging.CRITICAL)
+    patience, leaks.PATIENCE = leaks.PATIENCE, 0.2
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
             gc.collect()
     finally:
+        leaks.PATIENCE = patience
         logging.disable(logging.NOTSET)
 
 
-def _fails(suite: Suite[Any], promise: Any) -> bool:
+def _fails(suite: Suite[Any], promise: Promise, backend: Backend | None) -> bool:
     try:
-        suite._judge(promise, None, {})
+        suite._judge(promise, backend, {})
     except pytest.skip.Exception:
         return False
-    except Exception:
+    except (Exception, pytest.fail.Exception):
         return True
     return False
 

@@ -130,7 +130,8 @@ def _suite(request: pytest.FixtureRequest) -> Suite[Any] | None:
 
 
 def _made(cls: Any) -> Suite[Any] | None:
-    return cls() if isinstance(cls, type) and issubclass(cls, Suite) else None
+    fits = isinstance(cls, type) and issubclass(cls, Suite)
+    return cast(Suite[Any], cls()) if fits else None
 
 
 def _how(suite: Suite[Any]) -> str:
@@ -210,3 +211,7 @@ class Reporter:
     def pytest_sessionfinish(self) -> None:
         if self._writes and self._path and self._report.plugins:
             self._report.write(Path(self._path))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for name, counts in self._report.counts():
+            terminalreporter.write_line(f"conformance of {name}: {counts}")

@@ -20,7 +20,9 @@ class Promise:
     ability: a feature without which the operation must raise NotSupported.
     guarantee: a feature without which the test only reports its figures.
     breaks: the test breaks its server, and is not run where that cannot be done.
-    real: the test uses threads or processes, so that time must not jump.
+    real: the test uses threads, so that time must not jump.
+    processes: the test makes the plugin in processes of its own, and is not run where that cannot
+        be done; see ``apart`` of :class:`Suite`.
     timeout: seconds of the loop's clock in which it has to end.
     """
 
@@ -31,6 +33,7 @@ class Promise:
     guarantee: str = ""
     breaks: bool = False
     real: bool = False
+    processes: bool = False
     timeout: float = 60.0
 
 
@@ -40,6 +43,7 @@ def promise(
     guarantee: str = "",
     breaks: bool = False,
     real: bool = False,
+    processes: bool = False,
     timeout: float = 60.0,
 ) -> Callable[[Body], Callable[..., None]]:
     """Make a coroutine method of a suite, which takes its lab, a test that pytest runs.
@@ -55,7 +59,8 @@ def promise(
             ability=ability,
             guarantee=guarantee,
             breaks=breaks,
-            real=real,
+            real=real or processes,
+            processes=processes,
             timeout=timeout,
         )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from operator import itemgetter
@@ -39,6 +41,12 @@ class Report:
         head = {"origin": origin, "backend": backend, "python": platform.python_version()}
         entry = self.plugins.setdefault(plugin, {**head, "results": []})
         entry["results"].append(asdict(result))
+
+    def counts(self) -> Iterator[tuple[str, str]]:
+        """The name of each plugin, and how many promises got which verdict, in words."""
+        for name, entry in sorted(self.plugins.items()):
+            found = Counter(result["verdict"] for result in entry["results"])
+            yield name, ", ".join(f"{number} {verdict}" for verdict, number in found.most_common())
 
     def write(self, path: Path) -> None:
         """Replaces the plugins of this run in ``path`` and keeps the others."""

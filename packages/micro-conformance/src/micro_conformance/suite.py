@@ -42,6 +42,8 @@ class Suite(Generic[P]):
     patience: seconds in which what must happen eventually has to.
     pause: seconds between two looks.
     jumping: time need not pass: everything happens in this process and in no thread.
+    in_process: the plugin connects nothing but what is in one process, as do all that say so by
+        ``reach = "process"``.
     """
 
     kind: ClassVar[str]
@@ -53,6 +55,7 @@ class Suite(Generic[P]):
     patience: ClassVar[float] = 10.0
     pause: ClassVar[float] = 0.01
     jumping: ClassVar[bool] = False
+    in_process: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Pytest collects whoever can make a plugin, whatever names the project's tests have."""
@@ -63,6 +66,13 @@ class Suite(Generic[P]):
     def make(self, address: str) -> P:
         """A plugin, not connected; called often. ``address`` is the server's ``host:port``, or a
         name that nobody else uses where there is no server."""
+
+    @property
+    def apart(self) -> bool:
+        """Whether another process can make the plugin as this one does."""
+        if self.in_process or self.jumping or "<locals>" in type(self).__qualname__:
+            return False
+        return getattr(self.make("127.0.0.1:1"), "reach", "network") != "process"
 
     def own(self) -> Backend | None:
         """A server for this class alone, not started: for the promises that break it, and for all
@@ -87,10 +97,11 @@ class Suite(Generic[P]):
         return ""
 
     def configured(self, plugin: type[P], address: str) -> P:
-        """``make`` for a plugin that the command line names: options come from variables."""
+        """``make`` for a plugin that the command line names: options come from variables, and
+        without an address that too."""
         elsewhere = f"MICRO_{plugin.kind.upper()}_ADDRESS"
         environ = {name: value for name, value in os.environ.items() if name != elsewhere}
-        made = plugin(address) if issubclass(plugin, Component) else plugin
+        made = plugin(address) if address and issubclass(plugin, Component) else plugin
         return cast(P, Settings.read(None, environ).configure(plugin.kind, made))
 
     def identity(self) -> tuple[str, str]:
@@ -130,6 +141,8 @@ class Suite(Generic[P]):
         if promise.breaks and (backend is None or not backend.can_break):
             where = "the server cannot be broken from here" if self.server else "it has no server"
             return "not run", where
+        if promise.processes and not self.apart:
+            return "not run", "no other process can make the plugin"
         reason = self.deviations.get(promise.name)
         if reason is not None:
             return self._deviates(promise, backend, figures, reason)
@@ -146,7 +159,7 @@ class Suite(Generic[P]):
     ) -> tuple[Verdict, str]:
         try:
             self._run(promise, backend, figures)
-        except Exception:
+        except (Exception, pytest.fail.Exception):
             return "deviates", reason
         raise AssertionError(
             f"{promise.name} is kept after all: take it out of deviations ({reason})"
@@ -168,7 +181,7 @@ class Suite(Generic[P]):
     ) -> tuple[Verdict, str]:
         try:
             self._run(promise, backend, figures)
-        except AssertionError as error:
+        except (AssertionError, pytest.fail.Exception) as error:
             return "unclaimed", f"not kept this time: {error}".partition("\n")[0]
         return "unclaimed", "kept this time, and not promised"
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from .broker import BrokerSuite
 from .registry import RegistrySuite
+from .rpc import RpcSuite
 from .selector import SelectorSuite
+from .store import StoreSuite
 from .suite import Suite
 
 SUITES: Mapping[str, type[Suite[Any]]] = {
+    "broker": cast(Any, BrokerSuite),
     "registry": cast(Any, RegistrySuite),
+    "store": cast(Any, StoreSuite),
+    "rpc": cast(Any, RpcSuite),
     "selector": cast(Any, SelectorSuite),
 }
 
@@ -21,6 +27,8 @@ class NoSuite(Exception):
 
 def suite_of(kind: str) -> type[Suite[Any]]:
     """Raises NoSuite, which names the kinds that have one."""
+    if kind == "client":
+        return SUITES["rpc"]  # which tries the server of the same name with it
     if kind not in SUITES:
         raise NoSuite(f"no suite for kind {kind!r}: there are {', '.join(sorted(SUITES))}")
     return SUITES[kind]

@@ -18,7 +18,8 @@ from .errors import Draining, EndpointNotFound, MicroError, error_for
 from .message import Header, Message
 
 EOS = "EOS"
-DETAIL_LIMIT = 4096
+DETAIL_LIMIT = 8192  # bytes of an error's detail in JSON, of the 16 KiB that a header may have
+_TEXT_LIMIT = 1024  # of its other texts
 _NANOSECONDS = 1_000_000_000
 _ENDPOINT = ("Micro-Method", "X-Micro-Endpoint", "X-Micro-Method")
 _NOT_FOUND_TEXTS = ("rpc: can't find service", "rpc: can't find method")
@@ -79,10 +80,10 @@ def _deadline(text: str | None, now: float) -> float | None:
 def error_header(error: MicroError) -> Header:
     """``Micro-Error`` as ASCII JSON, with Go's keys and Go's omission of empty ones."""
     fields = {
-        "id": error.id,
+        "id": _cut(error.id, _TEXT_LIMIT),
         "code": error.code,
-        "detail": _cut(error.detail),
-        "status": error.status,
+        "detail": _cut(error.detail, DETAIL_LIMIT),
+        "status": _cut(error.status, _TEXT_LIMIT),
     }
     text = json.dumps({k: v for k, v in fields.items() if v}, separators=(",", ":"))
     header = {"Micro-Error": text}
@@ -91,8 +92,12 @@ def error_header(error: MicroError) -> Header:
     return header
 
 
-def _cut(detail: str) -> str:
-    return detail if len(detail) <= DETAIL_LIMIT else detail[: DETAIL_LIMIT - 1] + "…"
+def _cut(text: str, limit: int) -> str:
+    """What fits into ``limit`` bytes of JSON, where a character may take twelve."""
+    kept = text[:limit]
+    while len(kept) * 12 > limit and (size := len(json.dumps(kept)) - 2) > limit:
+        kept = kept[: len(kept) * limit // size]
+    return text if kept == text else kept[:-1] + "…"
 
 
 def raise_error(header: Mapping[str, str]) -> None:

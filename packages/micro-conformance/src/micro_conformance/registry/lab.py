@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 
 from micro_core import Endpoint, Node, Registry, ServiceInfo, Value
+from micro_core.registry.watcher import Watcher
 
 from ..lab import Lab
 
@@ -27,6 +30,16 @@ class RegistryLab(Lab[Registry]):
         name = name or self.name()
         made = [self.node(name, number) for number in nodes]
         return ServiceInfo(name, version, made, [ENDPOINT])
+
+    @asynccontextmanager
+    async def watching(self, registry: Registry, name: str) -> AsyncGenerator[Watcher]:
+        """A watcher that has read its first lists: what it tells from now on it was told."""
+        loop = asyncio.get_running_loop()
+        async with registry.watch(name) as watcher:
+            begin = loop.time()
+            await self.eventually(lambda: loop.time() - watcher.age > begin, "the list was read")
+            await asyncio.sleep(0.2)  # it is read again where changes came meanwhile
+            yield watcher
 
     async def sees(self, registry: Registry, name: str, nodes: Sequence[int]) -> None:
         """Return once a list has exactly these nodes."""

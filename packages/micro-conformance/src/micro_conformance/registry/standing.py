@@ -87,15 +87,15 @@ class Standing(Suite[Registry]):
 
     @promise()
     async def test_many_clients_side_by_side(self, lab: RegistryLab) -> None:
-        """Twenty clients connect, work and close side by side."""
+        """Twenty clients that are connected at the same time work side by side."""
+        clients = await asyncio.gather(*[lab.new() for _ in range(20)])
 
-        async def work(number: int) -> None:
-            async with lab.make() as registry:
-                info = lab.info(lab.name(), nodes=[number])
-                await registry.register(info)
-                assert await registry.get_service(info.name) == [info]
+        async def work(registry: Registry) -> None:
+            info = lab.info(lab.name())
+            await registry.register(info)
+            assert await registry.get_service(info.name) == [info]
 
-        await asyncio.gather(*[work(number) for number in range(20)])
+        await asyncio.gather(*map(work, clients))
 
     @promise()
     async def test_an_unreachable_server_is_a_typed_error(self, lab: RegistryLab) -> None:

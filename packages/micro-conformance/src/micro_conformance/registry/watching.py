@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 from micro_core import Registry, RegistryEvent, ServiceInfo
+from micro_core.registry.watcher import Watcher
 
 from ..promise import promise
 from ..suite import Suite
@@ -37,7 +39,7 @@ class Watching(Suite[Registry]):
     async def test_a_new_node_is_told(self, lab: RegistryLab) -> None:
         """A watcher tells of a node that is registered by another client."""
         registry, other, info = await lab.new(), await lab.new(), lab.info()
-        async with registry.watch(info.name) as watcher:
+        async with lab.watching(registry, info.name) as watcher:
             await other.register(info)
             [event] = await told(watcher, 1, self.patience)
             assert event == RegistryEvent("create", info)
@@ -48,7 +50,7 @@ class Watching(Suite[Registry]):
         """A watcher tells of a node whose metadata or address has changed."""
         registry, other, info = await lab.new(), await lab.new(), lab.info()
         await other.register(info)
-        async with registry.watch(info.name) as watcher:
+        async with lab.watching(registry, info.name) as watcher:
             changed = info.with_nodes([lab.node(info.name, 1, zone="b")])
             await other.register(changed)
             assert await told(watcher, 1, self.patience) == [RegistryEvent("update", changed)]
@@ -58,7 +60,7 @@ class Watching(Suite[Registry]):
         """A watcher tells of a node whose endpoints have changed, and of nothing else about it."""
         registry, other, info = await lab.new(), await lab.new(), lab.info()
         await other.register(info)
-        async with registry.watch(info.name) as watcher:
+        async with lab.watching(registry, info.name) as watcher:
             changed = ServiceInfo(info.name, info.version, info.nodes)
             await other.register(changed)
             assert await told(watcher, 1, self.patience) == [RegistryEvent("update", changed)]
@@ -68,7 +70,7 @@ class Watching(Suite[Registry]):
         """A watcher tells of one of several nodes that is deregistered."""
         registry, other, info = await lab.new(), await lab.new(), lab.info(nodes=[1, 2])
         await other.register(info)
-        async with registry.watch(info.name) as watcher:
+        async with lab.watching(registry, info.name) as watcher:
             await other.deregister(info.with_nodes([lab.node(info.name, 1)]))
             assert shape(await told(watcher, 1, self.patience)) == [
                 ("delete", lab.node(info.name, 1).id)
@@ -80,7 +82,7 @@ class Watching(Suite[Registry]):
         """A watcher tells of the last node of a service that is deregistered."""
         registry, other, info = await lab.new(), await lab.new(), lab.info()
         await other.register(info)
-        async with registry.watch(info.name) as watcher:
+        async with lab.watching(registry, info.name) as watcher:
             await other.deregister(info)
             assert shape(await told(watcher, 1, self.patience)) == [
                 ("delete", lab.node(info.name, 1).id)
@@ -93,7 +95,7 @@ class Watching(Suite[Registry]):
         registry, other, info = await lab.new(), await lab.new(), lab.info()
         ttl: float = getattr(self, "ttl", 3.0)
         await other.register(info, ttl=ttl)
-        async with registry.watch(info.name) as watcher:
+        async with lab.watching(registry, info.name) as watcher:
             [event] = await told(watcher, 1, ttl + self.patience)
             assert event.action == "delete"
 
@@ -102,27 +104,33 @@ class Watching(Suite[Registry]):
         """Registering the same record again tells watchers nothing."""
         registry, other, info = await lab.new(), await lab.new(), lab.info()
         await other.register(info)
-        async with registry.watch(info.name) as watcher:
+        async with lab.watching(registry, info.name) as watcher:
+            first = asyncio.create_task(told(watcher, 1, 3 * self.patience))
             for _ in range(3):
                 await other.register(info)
+                await lab.stays(lambda: not first.done(), "nothing is told", seconds=0.1)
             await other.register(lab.info(info.name, nodes=[2]))
-            [event] = await told(watcher, 1, self.patience)
-            assert shape([event]) == [("create", lab.node(info.name, 2).id)]
+            assert shape(await first) == [("create", lab.node(info.name, 2).id)]
 
     @promise()
     async def test_other_services_are_not_told(self, lab: RegistryLab) -> None:
         """A watcher of one service hears nothing of another whose name begins alike."""
         registry, other, info = await lab.new(), await lab.new(), lab.info()
-        async with registry.watch(info.name) as watcher:
+        async with lab.watching(registry, info.name) as watcher:
+            first = asyncio.create_task(told(watcher, 1, 3 * self.patience))
             await other.register(lab.info(f"{info.name}-longer", nodes=[2]))
+            await lab.stays(lambda: not first.done(), "nothing is told", seconds=0.3)
             await other.register(info)
-            assert await told(watcher, 1, self.patience) == [RegistryEvent("create", info)]
+            assert await first == [RegistryEvent("create", info)]
 
     @promise()
     async def test_two_watchers_are_both_told(self, lab: RegistryLab) -> None:
         """Each of two watchers of a service is told of every change."""
         registry, other, info = await lab.new(), await lab.new(), lab.info(nodes=[1, 2])
-        async with registry.watch(info.name) as one, registry.watch(info.name) as two:
+        async with (
+            lab.watching(registry, info.name) as one,
+            lab.watching(registry, info.name) as two,
+        ):
             await other.register(info)
             for watcher in (one, two):
                 events = await told(watcher, 2, self.patience)
@@ -133,7 +141,7 @@ class Watching(Suite[Registry]):
         """Twenty nodes registered at once are twenty events."""
         registry, other = await lab.new(), await lab.new()
         info = lab.info(nodes=range(20))
-        async with registry.watch(info.name) as watcher:
+        async with lab.watching(registry, info.name) as watcher:
             await other.register(info)
             events = await told(watcher, 20, self.patience)
             assert sorted(e.service.nodes[0].id for e in events) == ids([info])
@@ -142,11 +150,12 @@ class Watching(Suite[Registry]):
     async def test_a_slow_reader_gets_the_latest(self, lab: RegistryLab) -> None:
         """A reader that was away gets the latest state of each node, and its view is right."""
         registry, other, info = await lab.new(), await lab.new(), lab.info()
-        async with registry.watch(info.name) as watcher:
-            for number in range(20):
-                await other.register(info.with_nodes([lab.node(info.name, 1, state=str(number))]))
-            last = info.with_nodes([lab.node(info.name, 1, state="19")])
-            await lab.eventually(lambda: watcher.services == [last], "the view has the last state")
+        async with lab.watching(registry, info.name) as watcher:
+            last = info
+            for number in range(10):
+                last = info.with_nodes([lab.node(info.name, 1, state=str(number))])
+                await other.register(last)
+                await self._shows(lab, watcher, last)
             events = await told(watcher, 1, self.patience)
             while events[-1].service != last:
                 events += await told(watcher, 1, self.patience)
@@ -154,19 +163,21 @@ class Watching(Suite[Registry]):
 
     @promise()
     async def test_nothing_between_the_list_and_the_watch_is_missed(self, lab: RegistryLab) -> None:
-        """Changes made while watchers are being opened are in the view or told."""
+        """What changes while a watcher is opened, or any moment later, is in its view or told."""
         registry, other, info = await lab.new(), await lab.new(), lab.info()
         for number in range(20):
-            registering = asyncio.create_task(
-                other.register(info.with_nodes([lab.node(info.name, 1, state=str(number))]))
-            )
+            now = info.with_nodes([lab.node(info.name, 1, state=str(number))])
+            registering = asyncio.create_task(other.register(now))
             async with registry.watch(info.name) as watcher:
                 await registering
-                wanted = [info.with_nodes([lab.node(info.name, 1, state=str(number))])]
-                await lab.eventually(
-                    lambda watcher=watcher, wanted=wanted: watcher.services == wanted,  # type: ignore[misc]
-                    f"the view has state {number}",
-                )
+                await self._shows(lab, watcher, now)
+            async with registry.watch(info.name) as watcher:
+                await asyncio.sleep(number * 0.005)
+                await other.register(info)
+                await self._shows(lab, watcher, info)
+
+    async def _shows(self, lab: RegistryLab, watcher: Watcher, info: ServiceInfo) -> None:
+        await lab.eventually(lambda: watcher.services == [info], f"the view is {info}")
 
     @promise()
     async def test_closing_ends_the_iteration(self, lab: RegistryLab) -> None:
@@ -181,8 +192,9 @@ class Watching(Suite[Registry]):
 
     @promise()
     async def test_watchers_come_and_go(self, lab: RegistryLab) -> None:
-        """A hundred watchers opened and closed leave nothing behind."""
+        """A hundred watchers opened side by side and closed leave nothing behind."""
         registry = await lab.new()
-        for _ in range(100):
-            async with registry.watch(lab.name()):
-                pass
+        async with AsyncExitStack() as stack:
+            names = [lab.name() for _ in range(100)]
+            opening = [stack.enter_async_context(lab.watching(registry, n)) for n in names]
+            await asyncio.gather(*opening)

@@ -89,6 +89,7 @@ class HttpBroker(Broker):
         self._turns: Counter[tuple[str, str]] = Counter()
         self._routes: Routes = {}
         self._routed: Sequence[ServiceInfo] | None = None
+        self._looking: asyncio.Task[Sequence[ServiceInfo]] | None = None
         await self._registry.acquire(self)
         await self._transport.acquire(self)
 
@@ -125,9 +126,16 @@ class HttpBroker(Broker):
 
     async def _services(self) -> Sequence[ServiceInfo]:
         if self._registry.reach != "network":  # as quick to ask as to remember, and never late
-            return await self._registry.get_service(SERVICE)
+            if self._looking is None:
+                self._looking = asyncio.create_task(self._look(), name="micro-broker-look")
+            return await asyncio.shield(self._looking)
         view = self._cache.get(SERVICE) or await self._cache.load(SERVICE)
         return view.services
+
+    async def _look(self) -> Sequence[ServiceInfo]:
+        """One for all who publish at the same time; who comes after it has begun needs another."""
+        self._looking = None
+        return await self._registry.get_service(SERVICE)
 
     def _route(self, services: Sequence[ServiceInfo], topic: str) -> Mapping[str, list[Node]]:
         if services is not self._routed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from ..errors import BackendRefused
 from ..hub import hub
@@ -69,6 +69,7 @@ class MemoryBroker(Broker):
     """
 
     name: ClassVar[str] = "memory"
+    reach: ClassVar[Literal["process"]] = "process"
     default_address: ClassVar[str] = "default"
     features = BrokerFeatures(queue=True, key=True, at_least_once=True)
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, cast
 
-from ..context import TRACE_KEYS, maybe_current
+from ..context import TRACE_KEYS, maybe_current, user_metadata
 from ..deadlines import Deadline, Deadlines
 from ..errors import BackendUnavailable
 from ..message import Header, Message, checked_header
@@ -289,14 +289,14 @@ class Client:
         return wrapped(self._wrappers, innermost)(request)
 
     def _metadata(self, metadata: Mapping[str, str] | None) -> Header:
-        """What the caller gave, over what is passed on of the call being handled."""
+        """What the caller gave, without names of the protocol, over what a handler passes on."""
         header: Header = {}
         call = maybe_current()
         if call is not None:
             passed_on = TRACE_KEYS | self._opened().forward
             header = {name: v for name, v in call.metadata.items() if name in passed_on}
         if metadata:
-            header.update(checked_header(metadata))
+            header.update(user_metadata(checked_header(metadata)))
         if self.name:
             header["Micro-From-Service"] = self.name
         return header

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
+from ..errors import BackendUnavailable
 from ..transport.base import Socket, Transport
 
 _Idle = tuple[Socket, float]
@@ -36,6 +37,8 @@ class SocketPool:
         return await self.dial(address)
 
     async def dial(self, address: str) -> Socket:
+        if self._closed:
+            raise BackendUnavailable("the client is closed", address=address)
         if not self._holds:
             await self._transport.acquire(self)
             self._holds = True

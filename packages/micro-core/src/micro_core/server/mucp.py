@@ -12,8 +12,8 @@ from types import coroutine
 from typing import Any, ClassVar
 
 from .. import mucp
-from ..client.base import RpcRequest, RpcStream
-from ..errors import MicroError, SocketClosed
+from ..client.base import RpcRequest, RpcResponse, RpcStream
+from ..errors import Draining, MessageTooLarge, MicroError, SocketClosed
 from ..message import Header, Message
 from ..transport.base import Listener, Socket, Transport
 from .base import Dispatch, RpcServer
@@ -42,7 +42,7 @@ class MucpServer(RpcServer):
         self._changed = asyncio.Event()
 
     async def start(self, address: str, dispatch: Dispatch) -> str:
-        self._dispatch = dispatch
+        self.dispatch = dispatch
         self._listener = await self._transport.listen(address, self._serve)
         return self._listener.address
 
@@ -57,13 +57,14 @@ class MucpServer(RpcServer):
 
     async def stop(self, grace: float) -> None:
         self.draining = True
+        self.dispatch = _refuse
         await self._wait(lambda: not any(c.running for c in self._connections), grace)
         listener, self._listener = self._listener, None
         if listener is not None:
             await listener.close()
 
     async def _serve(self, socket: Socket) -> None:
-        connection = Connection(socket, self._dispatch, self)
+        connection = Connection(socket, self)
         self._connections.add(connection)
         self._changed.set()
         try:
@@ -86,6 +87,10 @@ class MucpServer(RpcServer):
         return done()
 
 
+async def _refuse(request: RpcRequest, stream: RpcStream | None) -> RpcResponse:
+    raise Draining("this node is stopping")
+
+
 class Connection:
     """One socket: a receiver that takes messages, and workers that handle them.
 
@@ -95,9 +100,8 @@ class Connection:
     context variable is gone with it.
     """
 
-    def __init__(self, socket: Socket, dispatch: Dispatch, server: MucpServer) -> None:
+    def __init__(self, socket: Socket, server: MucpServer) -> None:
         self._socket = socket
-        self._dispatch = dispatch
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
@@ -196,7 +200,7 @@ class Connection:
     async def _unary(self, request: RpcRequest, id: str) -> None:
         header: Header
         try:
-            response = await self._dispatch(request, None)
+            response = await self._server.dispatch(request, None)
         except MicroError as error:
             header, body = mucp.error_header(error), b""
             header["Content-Type"] = request.content_type
@@ -209,6 +213,9 @@ class Connection:
         self._owed += size
         try:
             await self._socket.send(Message(header, body))
+        except MessageTooLarge as error:
+            error.happened = "yes"  # the handler has run
+            await self._socket.send(Message({**header, **mucp.error_header(error)}))
         finally:
             self._owed -= size
             self._room.set()
@@ -224,7 +231,7 @@ class Connection:
         }
         stream = self._streams[stream_id] = ServerStream(self._socket, header)
         try:
-            await self._dispatch(request, stream)
+            await self._server.dispatch(request, stream)
             await stream.end()
         except MicroError as error:
             await stream.fail(error)
