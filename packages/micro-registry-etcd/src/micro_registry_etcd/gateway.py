@@ -219,6 +219,8 @@ class Gateway:
                     for line in lines:
                         yield self._message(member, line, response.status)
         finally:
+            if response.connection and response.connection.transport:
+                response.connection.transport.abort()  # TLS would wait for the server's farewell
             response.close()
         raise failed
 
