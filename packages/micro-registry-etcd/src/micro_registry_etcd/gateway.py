@@ -219,9 +219,7 @@ class Gateway:
                     for line in lines:
                         yield self._message(member, line, response.status)
         finally:
-            if response.connection and response.connection.transport:
-                response.connection.transport.abort()  # TLS would wait for the server's farewell
-            response.close()
+            _hang_up(response)
         raise failed
 
     async def _opened(self, member: str, request: Answer) -> aiohttp.ClientResponse:
@@ -324,6 +322,13 @@ class Gateway:
         shows_headers = isinstance(error, aiohttp.ClientResponseError)
         failed.__cause__ = ValueError(str(error)) if shows_headers else error
         return failed
+
+
+def _hang_up(response: aiohttp.ClientResponse) -> None:
+    """At once: TLS would wait for the server's farewell."""
+    if response.connection and response.connection.transport:
+        response.connection.transport.abort()
+    response.close()
 
 
 def _is_final(cause: BaseException | None) -> bool:
