@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import importlib.util
+import json
 import re
 import secrets
 import shutil
@@ -423,3 +424,61 @@ def test_the_strangers_registry_maps_its_errors(tmp_path: Path) -> None:
                 await registry.list_services()
 
     asyncio.run(body())
+
+
+# -- the suite, for a plugin of somebody else ----------------------------------------------------
+
+SUITE = """
+from pathlib import Path
+
+from acme_registry import AcmeRegistry
+from micro_conformance import RegistrySuite
+
+
+class TestAcme(RegistrySuite):
+    ttl = 1.0
+
+    def make(self, address: str) -> AcmeRegistry:
+        return AcmeRegistry(str(Path.cwd() / f"{address}.sqlite"))
+"""
+ODD = """
+[pytest]
+python_classes = Spec*
+python_functions = should_*
+asyncio_mode = auto
+asyncio_default_fixture_loop_scope = function
+filterwarnings = error
+"""
+
+
+@pytest.fixture(scope="session")
+def tried(stranger: Result, installed: Venv, dist: Path) -> Venv:
+    """Where the stranger's plugin is, the suite and an asyncio plugin of pytest."""
+    installed.pip("install", "--find-links", dist, "micro-conformance", "pytest-asyncio")
+    return installed
+
+
+def verdicts(tried: Venv, folder: Path, **variables: str) -> dict[str, str]:
+    (folder / "test_conformance.py").write_text(SUITE)
+    command = ["-m", "pytest", "-q", "--micro-report=report.json", str(folder)]
+    home = environment(folder, **variables)
+    finish([tried.python, *command], home, folder, 300).ended_well()
+    report = json.loads((folder / "report.json").read_text())["plugins"]["registry:acme"]
+    return {result["promise"]: result["verdict"] for result in report["results"]}
+
+
+@pytest.mark.full
+def test_a_strangers_plugin_is_tried_from_wheels_in_less_than_fifteen_lines(
+    tried: Venv, tmp_path: Path
+) -> None:
+    """And comes to the same verdicts whatever the stranger has configured."""
+    assert len(SUITE.strip().splitlines()) < 15
+    plain, odd = tmp_path / "plain", tmp_path / "odd"
+    for folder in (plain, odd):
+        folder.mkdir()
+    (odd / "pytest.ini").write_text(ODD)
+    found = verdicts(tried, plain)
+    print({verdict: list(found.values()).count(verdict) for verdict in found.values()})
+    assert len(found) >= 40
+    assert "broken" not in found.values()
+    assert verdicts(tried, odd, PYTHONASYNCIODEBUG="1") == found

@@ -21,6 +21,7 @@ LEAST = {
 }
 
 
+@pytest.mark.timeout(600)  # about a minute a kind on an idle machine
 @pytest.mark.parametrize("kind", SUITES)
 def test_the_kill_matrix(kind: str, record_property: pytest.RecordProperty) -> None:
     importlib.import_module(f"micro_conformance.faulty.{kind}")

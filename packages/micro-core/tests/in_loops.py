@@ -10,12 +10,12 @@ Body = Callable[..., Awaitable[None]]
 
 
 def in_loop(body: Body) -> Callable[..., None]:
-    """Run ``body`` within 30 s, and fail if it leaves a task behind."""
+    """Run ``body`` within 90 s, and fail if it leaves a task behind."""
 
     @functools.wraps(body)
     def test(**fixtures: object) -> None:
         async def main() -> None:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(90):
                 await body(**fixtures)
             left = asyncio.all_tasks() - {asyncio.current_task()}
             assert not left, left

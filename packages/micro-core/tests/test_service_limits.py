@@ -9,8 +9,11 @@ from in_loops import in_loop, until
 
 from micro_core import Client, Event, Message, MicroError, Service, ServiceInfo, testing
 from micro_core.broker.memory import MemoryBroker
+from micro_core.client.mucp import MucpClient
 from micro_core.registry.memory import MemoryRegistry
+from micro_core.server.mucp import MucpServer
 from micro_core.settings import Settings
+from micro_core.transport.memory import MemoryTransport
 
 
 def settings(*flags: str) -> Settings:
@@ -40,6 +43,27 @@ async def test_limits_of_every_component() -> None:
         assert parts.broker.publish_timeout == 2
     finally:
         await limited.stop()
+
+
+@in_loop
+async def test_a_service_with_protocols_of_its_own_starts_again() -> None:
+    transport = MemoryTransport("again")
+    own = Service(
+        "s",
+        registry=MemoryRegistry("again"),
+        transport=transport,
+        client=MucpClient(transport=transport, pool_size=3),
+        server=MucpServer(transport=transport),
+    )
+
+    @own.endpoint("Say.Hello")
+    async def hello(request: str) -> str:
+        return request
+
+    for _ in range(3):
+        await own.start(settings())
+        assert await own.client.call("s", "Say.Hello", "hi") == "hi"
+        await own.stop()
 
 
 @in_loop

@@ -9,11 +9,13 @@ from micro_conformance.backend import (
     Ready,
 )
 from micro_conformance.broker import BrokerSuite
+from micro_conformance.codec import CodecSuite
 from micro_conformance.promise import promise
 from micro_conformance.registry import RegistrySuite
 from micro_conformance.rpc import Pair, RpcFeatures, RpcSuite
 from micro_conformance.selector import SelectorSuite
 from micro_conformance.store import StoreSuite
+from micro_conformance.transport import TransportSuite
 
 __all__ = [
     "AddressBackend",
@@ -21,6 +23,7 @@ __all__ = [
     "BackendFailure",
     "BrokerSuite",
     "CannotBreak",
+    "CodecSuite",
     "ComposeBackend",
     "Pair",
     "Ready",
@@ -29,5 +32,6 @@ __all__ = [
     "RpcFeatures",
     "RpcSuite",
     "SelectorSuite",
+    "TransportSuite",
     "promise",
 ]

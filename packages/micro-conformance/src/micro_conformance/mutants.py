@@ -30,8 +30,11 @@ Matrix = Mapping[str, frozenset[str]]  # by mutant: the promises that failed
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
+    """``real``: only the promises that need real time are tried on it, which takes a while."""
+
     plugin: type[Plugin]
     promises: frozenset[str]
+    real: bool = False
 
     @property
     def name(self) -> str:
@@ -46,17 +49,17 @@ class Mutant:
 MUTANTS: dict[str, list[Mutant]] = {}
 
 
-def mutant(*promises: str) -> Callable[[C], C]:
+def mutant(*promises: str, real: bool = False) -> Callable[[C], C]:
     """Make a faulty plugin one of the mutants of its kind, which must fail ``promises``."""
 
     def add(plugin: C) -> C:
-        MUTANTS.setdefault(plugin.kind, []).append(Mutant(plugin, frozenset(promises)))
+        MUTANTS.setdefault(plugin.kind, []).append(Mutant(plugin, frozenset(promises), real))
         return plugin
 
     return add
 
 
-def failed(suite: type[Suite[Any]], plugin: type[Plugin]) -> frozenset[str]:
+def failed(suite: type[Suite[Any]], plugin: type[Plugin], *, real: bool = False) -> frozenset[str]:
     """The promises that ``plugin`` breaks; those that could not be tried count as kept.
 
     One with a class attribute ``backend`` stands for a plugin with a server: a new one of these is
@@ -75,7 +78,9 @@ def failed(suite: type[Suite[Any]], plugin: type[Plugin]) -> frozenset[str]:
         return frozenset(
             one.name
             for one in promises_of(suite)
-            if one.breaks is (backend is not None) and _fails(trying, one, _served(plugin, backend))
+            if one.breaks is (backend is not None)
+            and (one.real or not real)
+            and _fails(trying, one, _served(plugin, backend))
         )
 
 
@@ -112,7 +117,7 @@ def _fails(suite: Suite[Any], promise: Promise, backend: Backend | None) -> bool
 
 
 def matrix(suite: type[Suite[Any]], mutants: Iterable[Mutant]) -> Matrix:
-    return {one.name: failed(suite, one.plugin) for one in mutants}
+    return {one.name: failed(suite, one.plugin, real=one.real) for one in mutants}
 
 
 def unproved(suite: type[Suite[Any]], found: Matrix) -> list[str]:

@@ -6,18 +6,22 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from .broker import BrokerSuite
+from .codec import CodecSuite
 from .registry import RegistrySuite
 from .rpc import RpcSuite
 from .selector import SelectorSuite
 from .store import StoreSuite
 from .suite import Suite
+from .transport import TransportSuite
 
 SUITES: Mapping[str, type[Suite[Any]]] = {
     "broker": cast(Any, BrokerSuite),
+    "codec": cast(Any, CodecSuite),
     "registry": cast(Any, RegistrySuite),
-    "store": cast(Any, StoreSuite),
     "rpc": cast(Any, RpcSuite),
     "selector": cast(Any, SelectorSuite),
+    "store": cast(Any, StoreSuite),
+    "transport": cast(Any, TransportSuite),
 }
 
 

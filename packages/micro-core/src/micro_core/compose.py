@@ -73,6 +73,10 @@ def compose(settings: Settings, code: Mapping[str, Any]) -> Parts:
     def choose(kind: str, needs: Mapping[type, object] | None = None) -> Any:
         return settings.choose(kind, code.get(kind), default=DEFAULTS[kind], needs=needs or {})
 
+    def anew(kind: str) -> Any:
+        """One that is given in code, too: it serves from one opening to its close."""
+        return choose(kind, needs).rebuilt(None, {})
+
     registry: Registry = choose("registry")
     transport: Transport = choose("transport")
     needs: dict[type, object] = {Registry: registry, Transport: transport}
@@ -88,12 +92,12 @@ def compose(settings: Settings, code: Mapping[str, Any]) -> Parts:
         broker=broker,
         selector=choose("selector"),
         codecs=CodecSet(_codecs(), codec),
-        client=choose("client", needs),
+        client=anew("client"),
         store=store,
         timeout=_timeout(settings, code),
         limits=Limits(**{f.name: settings.core(f"client_{f.name}") for f in fields(Limits)}),
         forward=frozenset(map(canonical, settings.core("client_forward"))),
-        make_server=lambda: cast(RpcServer, choose("server", needs)),
+        make_server=lambda: cast(RpcServer, anew("server")),
     )
 
 

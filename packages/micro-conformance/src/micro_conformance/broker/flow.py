@@ -122,7 +122,7 @@ class Flow(Suite[Broker]):
         """While a consumer stands still messages wait, or publishing fails: none is lost."""
         broker, topic, ledger = await lab.new(), lab.topic(), Ledger()
         stuck = await lab.give(broker, topic, Stuck(), queue="q", prefetch=10)
-        for body in numbered(1000):
+        for body in numbered(400):
             if await ledger.publish(broker, topic, body) != "ok":
                 break
         assert len(stuck.events) <= 10, "the prefetch is 10"
