@@ -366,7 +366,7 @@ async def test_secrets_are_in_no_error() -> None:
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
-        body = await reader.readexactly(int(length))
+        body = b"You said: " + await reader.readexactly(int(length))
         writer.write(b"HTTP/1.1 400 no\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         writer.write_eof()
         writer.close()
@@ -375,6 +375,7 @@ async def test_secrets_are_in_no_error() -> None:
     address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     with pytest.raises(BackendError) as caught:
         await EtcdRegistry(address, user="root", password=CANARY).connect()
+    assert "You said" in str(caught.value)
     assert CANARY not in "".join(traceback.format_exception(caught.value))
     server.close()
     await server.wait_closed()
