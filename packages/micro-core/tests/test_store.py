@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -23,6 +24,7 @@ from micro_core import (
     BackendUnavailable,
     BackendUnknown,
     NotSupported,
+    OptionError,
     Record,
     Store,
 )
@@ -53,7 +55,13 @@ def test_it_is_a_sorted_dictionary(steps: list[tuple[str, str]], prefix: str) ->
             assert [(r.key, r.value) for r in found] == [(k, model[k]) for k in expected]
 
     asyncio.run(body(MemoryStore()))
-    asyncio.run(body(SqliteStore(":memory:")))
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(body(SqliteStore(f"{folder}/s.db")))
+
+
+def test_a_name_that_sqlite_takes_for_no_file_is_refused() -> None:
+    with pytest.raises(OptionError, match="the store memory"):
+        SqliteStore(":memory:")
 
 
 class Eternal(MemoryStore):

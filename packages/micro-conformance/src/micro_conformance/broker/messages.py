@@ -7,6 +7,7 @@ from typing import ClassVar
 from micro_core import Broker, Event, InvalidName, Message, MessageTooLarge, NotSupported
 from micro_core.broker.base import PublishOptions
 
+from ..bodies import same
 from ..promise import promise
 from ..suite import Suite
 from .lab import BrokerLab, Sink, raises
@@ -49,7 +50,7 @@ class Messages(Suite[Broker]):
     async def _bodies(self, lab: BrokerLab, *bodies: bytes) -> None:
         events = await self._round(lab, *(Message({}, body) for body in bodies))
         for event, body in zip(events, bodies, strict=True):
-            assert event.message.body == body
+            same(event.message.body, body)
 
     async def _header(self, lab: BrokerLab, header: dict[str, str]) -> None:
         [event] = await self._round(lab, Message(header, b"x"))

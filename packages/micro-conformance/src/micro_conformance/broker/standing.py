@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -147,14 +148,18 @@ class Standing(Suite[Broker]):
         sink = await lab.listen(await lab.new(), topic)
         await broker.connect()
 
-        async def publish(batch: list[bytes]) -> None:
-            for body in batch:
-                if await ledger.publish(broker, topic, body) != "ok":
-                    return
+        begun = asyncio.Event()
 
-        batches = [numbered(100, f"{n}-") for n in range(5)]
-        publishing = asyncio.gather(*[publish(batch) for batch in batches])
-        await lab.eventually(lambda: ledger.ok, "publishing has begun")
+        async def publish(name: bytes) -> None:
+            for number in itertools.count():
+                if await ledger.publish(broker, topic, b"%s %d" % (name, number)) != "ok":
+                    return
+                begun.set()
+                await asyncio.sleep(0)
+
+        publishing = asyncio.gather(*[publish(name) for name in (b"a", b"b", b"c")])
+        async with lab.within(lab.suite.patience, "the first publish"):
+            await begun.wait()
         async with lab.within(broker.close_timeout + 1, "close"):
             await broker.close()
         async with lab.within(broker.publish_timeout + 1, "the publishes"):

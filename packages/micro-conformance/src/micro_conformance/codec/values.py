@@ -9,6 +9,7 @@ import pytest
 
 from micro_core import Codec
 
+from ..bodies import same
 from ..promise import promise
 from ..suite import Suite
 from .lab import REFUSED, CodecLab, passed, try_many
@@ -148,7 +149,7 @@ class Values(Suite[Codec]):
             large.append((list[int], [*range(1 << 17)]))
         for type_, value in large:
             if lab.carries(type_):
-                assert codec.decoder(type_)(codec.encode(value)) == value
+                same(codec.decoder(type_)(codec.encode(value)), value, "the value")
 
 
 def _inner(value: Any) -> set[int]:

@@ -21,6 +21,7 @@ from micro_core import (
 from micro_core.client.base import RpcRequest, RpcResponse, RpcStream
 from micro_core.errors import error_for
 
+from ..bodies import same
 from ..promise import promise
 from ..suite import Suite
 from .lab import Line, RpcLab
@@ -52,8 +53,9 @@ class Calls(Suite[Pair]):
         """A body arrives and comes back byte for byte: empty, all bytes, a mebibyte."""
         line = await lab.line()
         for body in BODIES:
-            assert (await line.call(body=body)).body == body
-        assert [request.body for request in line.desk.seen] == BODIES
+            same((await line.call(body=body)).body, body)
+        for request, body in zip(line.desk.seen, BODIES, strict=True):
+            same(request.body, body, "the request")
 
     @promise()
     async def test_a_request_arrives_as_it_was_sent(self, lab: RpcLab) -> None:

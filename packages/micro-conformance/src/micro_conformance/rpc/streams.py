@@ -9,6 +9,7 @@ import pytest
 from micro_core import MicroError, NotFound, SocketClosed, TooLarge, Unavailable
 from micro_core.client.base import RpcStream
 
+from ..bodies import same
 from ..promise import promise
 from ..suite import Suite
 from .desk import bodies, collect, echo_all
@@ -32,7 +33,7 @@ class Streams(Suite[Pair]):
         stream = await line.open()
         for body in numbers(100):
             await stream.send(body)
-            assert await lab.soon(stream.recv(), "it comes back") == body
+            same(await lab.soon(stream.recv(), "it comes back"), body)
         await stream.end()
         await ends(lab, stream)
 

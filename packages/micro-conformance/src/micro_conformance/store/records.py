@@ -9,6 +9,7 @@ import pytest
 
 from micro_core import InvalidName, Record, Store
 
+from ..bodies import same
 from ..promise import promise
 from ..suite import Suite
 from .lab import StoreLab
@@ -182,7 +183,7 @@ class Records(Suite[Store]):
         value = random.Random(1).randbytes(1 << 20)
         await store.write(lab.record(value=value))
         [found] = await store.read(lab.key())
-        assert found.value == value
+        same(found.value, value, "the value")
 
     @promise()
     async def test_a_record_is_a_copy(self, lab: StoreLab) -> None:

@@ -10,6 +10,7 @@ import pytest
 from micro_core import Message, MicroError, Transport
 from micro_core.transport.base import Serve, Socket
 
+from ..bodies import same
 from ..promise import promise
 from ..proxy import ChaosProxy
 from ..suite import Suite
@@ -56,7 +57,7 @@ class Chaos(Suite[Transport]):
         proxy, socket = await self._through(lab)
         proxy.slice = 1
         for body in (b"", b"\r\n", BODY):
-            assert await asked(socket, body) == body
+            same(await asked(socket, body), body)
         proxy.slice, proxy.delay, proxy.jitter = 200, 0.001, 0.005
         assert await asked(socket, BODY) == BODY
 
@@ -105,4 +106,4 @@ async def _right_or_refused(lab: TransportLab, socket: Socket, body: bytes) -> N
         raise AssertionError("neither an answer nor an error") from None
     except MicroError:
         return
-    assert answer.body == body, "an answer that was cut short was taken for a whole one"
+    same(answer.body, body, "an answer that was taken for a whole one")

@@ -7,6 +7,7 @@ import asyncio
 from micro_core import Message, Transport
 from micro_core.transport.base import Socket
 
+from ..bodies import same
 from ..promise import promise
 from ..suite import Suite
 from .lab import TransportLab, all_of, asked, echo
@@ -73,7 +74,7 @@ class Messages(Suite[Transport]):
             sending = asyncio.create_task(one.send(Message({}, body)))
             received = await other.recv()
             await sending
-            assert received.body == body, f"{len(received.body)} of {len(body)} bytes, or others"
+            same(received.body, body)
 
     @promise()
     async def test_header_names_have_no_case(self, lab: TransportLab) -> None:
@@ -170,7 +171,7 @@ class Messages(Suite[Transport]):
 async def _pass(one: Socket, other: Socket, message: Message) -> None:
     await one.send(message)
     received = await other.recv()
-    assert received.body == message.body
+    same(received.body, message.body)
     got = {name: received.header.get(name) for name in message.header}
     assert got == message.header
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from ..errors import BackendError, BackendRefused, BackendUnavailable
+from ..errors import BackendError, BackendRefused, BackendUnavailable, OptionError
 from .base import Record, Store, StoreFeatures
 
 T = TypeVar("T")
@@ -51,6 +51,8 @@ class SqliteStore(Store):
     features = StoreFeatures(expiry=True, survives_restart=True)
 
     def __init__(self, path: str = default_address) -> None:
+        if path == ":memory:":
+            raise OptionError("the store sqlite keeps files; the store memory is without one")
         super().__init__(path)
         self._thread: ThreadPoolExecutor | None = None
         self._database: sqlite3.Connection | None = None
