@@ -152,10 +152,15 @@ async def test_a_change_of_anything_is_written_on_the_same_lease(etcd: Any, name
 @in_loop
 async def test_another_ttl_is_granted(etcd: Any, name: str) -> None:
     async with EtcdRegistry(etcd.address) as registry:
+        leases: list[str] = []
         for ttl, granted in ((60, "60"), (7.2, "8")):
             await registry.register(info_of(name), ttl=ttl)
             lease = (await etcd.pair(key_of(name)))["lease"]
             assert (await etcd.ask("lease/timetolive", ID=lease))["grantedTTL"] == granted
+            leases.append(lease)
+        left = await etcd.leases()
+        assert leases[1] in left
+        assert leases[0] not in left
 
 
 @pytest.mark.parametrize("loss", ["lease", "key", "foreign lease", "foreign value"])
@@ -243,6 +248,21 @@ async def test_a_long_list_is_read_page_by_page(
         assert name in await registry.list_services()
         monkeypatch.setattr("micro_registry_etcd.registry.RECORDS", 9)
         with pytest.raises(BackendRefused, match="over 9 records"):
+            await registry.get_service(name)
+
+
+@in_loop
+async def test_a_list_of_long_records_is_read_in_shorter_pages(
+    etcd: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("micro_registry_etcd.gateway.ANSWER_LIMIT", 50_000)
+    nodes = [Node(f"{name}-{n:02}", "10.0.0.1:9000", {"long": "x" * 20_000}) for n in range(10)]
+    info = ServiceInfo(name, "1", nodes)
+    async with EtcdRegistry(etcd.address) as registry:
+        await registry.register(info)
+        assert await registry.get_service(name) == [info]
+        monkeypatch.setattr("micro_registry_etcd.gateway.ANSWER_LIMIT", 20_000)
+        with pytest.raises(BackendUnavailable, match="over 20000 bytes"):
             await registry.get_service(name)
 
 
@@ -547,7 +567,8 @@ async def test_a_server_without_the_gateway_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["ftp://h:1", "http://u:p@h:1", "h:1/path", "h:x", "h:1?x=1", "[::1", ""]
+    "address",
+    ["ftp://h:1", "http://u:p@h:1", "h:1/path", "h:x", "h:1?x=1", "[::1", "", "h..x", "h" * 70],
 )
 def test_bad_addresses_are_refused(address: str) -> None:
     with pytest.raises(OptionError, match="give host") as caught:

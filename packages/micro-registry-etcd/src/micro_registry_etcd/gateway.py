@@ -46,13 +46,18 @@ class Rejected(Exception):
         self.code = code
 
 
+class AnswerTooLong(BackendUnavailable):
+    """Over ANSWER_LIMIT bytes: another member's would be no shorter."""
+
+
 def base_url(address: str, tls: TLS | None) -> str:
     """``scheme://host:port``. Raises OptionError for an address that is or says anything else."""
     url = address if "://" in address else f"{'https' if tls else 'http'}://{address}"
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or 2379
-    except ValueError:
+        host.encode("idna")
+    except ValueError:  # UnicodeError is one
         parts, host, port = urlsplit(""), "", 0
     more = "@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment
     if more or not host or parts.scheme not in (("https",) if tls else ("http", "https")):
@@ -127,9 +132,10 @@ class Gateway:
             try:
                 return member, await self._ask(member, call, request)
             except (BackendError, asyncio.CancelledError) as error:
-                if self._urls[0] == member:
+                final = isinstance(error, BackendError) and _is_final(error)
+                if self._urls[0] == member and not final:  # also where a deadline ended it
                     self._urls.append(self._urls.pop(0))
-                if not isinstance(error, BackendError) or _is_final(error.__cause__):
+                if final or not isinstance(error, BackendError):
                     raise
                 failures.append(error)
         raise _together(failures)
@@ -272,7 +278,7 @@ class Gateway:
 
     def _bounded(self, member: str, text: bytes | bytearray) -> None:
         if len(text) > ANSWER_LIMIT:
-            raise self.failure(BackendUnavailable, member, f"answer over {ANSWER_LIMIT} bytes")
+            raise self.failure(AnswerTooLong, member, f"answer over {ANSWER_LIMIT} bytes")
 
     def _said(self, text: str) -> str:
         password = self._password.reveal() if self._password else ""
@@ -331,9 +337,11 @@ def _hang_up(response: aiohttp.ClientResponse) -> None:
     response.close()
 
 
-def _is_final(cause: BaseException | None) -> bool:
+def _is_final(error: BackendError) -> bool:
     """Whether another member would say the same."""
-    return isinstance(cause, Rejected) and cause.code not in ELSEWHERE
+    said = error.__cause__
+    rejected = isinstance(said, Rejected) and said.code not in ELSEWHERE
+    return rejected or isinstance(error, AnswerTooLong)
 
 
 def _unsure(call: str) -> type[BackendError]:

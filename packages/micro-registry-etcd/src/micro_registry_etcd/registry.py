@@ -7,7 +7,7 @@ import logging
 import math
 from base64 import b64decode
 from collections.abc import AsyncGenerator, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import aiohttp
 
@@ -16,7 +16,7 @@ from micro_core.registry.base import Change, Registry, RegistryFeatures
 from micro_core.registry.records import ServiceInfo
 from micro_core.security import TLS, Secret, secret
 
-from .gateway import Answer, Gateway, base_url
+from .gateway import Answer, AnswerTooLong, Gateway, base_url
 from .records import (
     ROOT,
     KeyValue,
@@ -98,7 +98,7 @@ class EtcdRegistry(Registry):
             await self._write(text64(key), to_value(info, node), math.ceil(ttl))
 
     async def _write(self, key: str, value: str, ttl: int) -> None:
-        lease, granted = self._leases.get(key, ("", 0))
+        before, granted = lease, _ = self._leases.get(key, ("", 0))
         if granted != ttl or not await self._prolong(lease):
             _, answer = await self._gateway.ask("lease/grant", {"TTL": ttl})
             lease = str(answer["ID"])
@@ -106,6 +106,8 @@ class EtcdRegistry(Registry):
         elif await self._is_there(key, value, lease):
             return
         await self._gateway.ask("kv/put", {"key": key, "value": value, "lease": lease})
+        if before not in ("", lease):
+            await self._revoke(before)
 
     async def _prolong(self, lease: str) -> bool:
         _, answer = await self._gateway.ask("lease/keepalive", {"ID": lease})
@@ -124,8 +126,11 @@ class EtcdRegistry(Registry):
             await self._gateway.ask("kv/deleterange", {"key": key})
             lease, _ = self._leases.pop(key, ("", 0))
             if lease:
-                with contextlib.suppress(BackendError):  # it expires, and nothing hangs on it
-                    await self._gateway.ask("lease/revoke", {"ID": lease})
+                await self._revoke(lease)
+
+    async def _revoke(self, lease: str) -> None:
+        with contextlib.suppress(BackendError):  # it expires, and nothing hangs on it
+            await self._gateway.ask("lease/revoke", {"ID": lease})
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -138,16 +143,28 @@ class EtcdRegistry(Registry):
 
     async def _read(self, folder: str, name: str = "") -> Listing:
         """All records of one moment, of one service or of all."""
-        page: dict[str, object] = {**everything_in(folder), "limit": PAGE}
-        member, answer = await self._gateway.ask("kv/range", page)
+        page: dict[str, Any] = {**everything_in(folder), "limit": PAGE}
+        member, answer = await self._page(page)
         listing = Listing(member, _revision(answer), {})
-        while self._take(listing, answer, name) and answer.get("more"):
+        self._take(listing, answer, name)
+        while answer.get("more"):
             last = answer["kvs"][-1]["key"]
             page |= {"key": just_after(last), "revision": str(listing.revision)}
-            _, answer = await self._gateway.ask("kv/range", page, at=member)
+            _, answer = await self._page(page, at=member)
+            self._take(listing, answer, name)
         return listing
 
-    def _take(self, listing: Listing, answer: Answer, name: str) -> bool:
+    async def _page(self, page: dict[str, Any], at: str = "") -> tuple[str, Answer]:
+        """Of fewer records where they are long."""
+        while True:
+            try:
+                return await self._gateway.ask("kv/range", page, at=at)
+            except AnswerTooLong:
+                if page["limit"] == 1:
+                    raise
+                page["limit"] = max(1, page["limit"] // 8)
+
+    def _take(self, listing: Listing, answer: Answer, name: str) -> None:
         for pair in answer.get("kvs", ()):
             if info := self._record(pair, name):
                 listing.records[pair["key"]] = info
@@ -155,7 +172,6 @@ class EtcdRegistry(Registry):
             raise self._gateway.failure(
                 BackendRefused, listing.member, f"a list of over {RECORDS} records"
             )
-        return True
 
     def _record(self, pair: KeyValue, name: str = "") -> ServiceInfo | None:
         """``None`` for another service's, which may share the folder, and for what is none."""
@@ -194,6 +210,7 @@ class EtcdRegistry(Registry):
                     log.warning("%s: revision went from %d back to %d", name, told, newest)
                     return
                 for event in message.get("events", ()):
+                    deaf = False
                     told = max(told, int(event["kv"]["mod_revision"]))
                     for change in self._changed(known, event, name):
                         yield change
