@@ -51,10 +51,10 @@ def from_value(pair: KeyValue) -> ServiceInfo:
 
 
 def changes_of(before: ServiceInfo | None, after: ServiceInfo | None) -> Iterator[RegistryEvent]:
-    """What became of the record of one key."""
+    """What became of the record of one key; nothing where it was written again as it was."""
     if before and (not after or _ids(before) != _ids(after)):
         yield RegistryEvent("delete", before)
-    if after:
+    if after and after != before:
         yield RegistryEvent("update" if before else "create", after)
 
 
