@@ -50,6 +50,11 @@ def b64(text: str) -> str:
 
 
 @pytest.fixture
+def etcd_at() -> Callable[[str], Etcd]:
+    return Etcd
+
+
+@pytest.fixture
 def etcd(server_address: Callable[[str], str]) -> Etcd:
     """An etcd that no test breaks."""
     return Etcd(server_address("etcd"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import socket
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -530,6 +531,27 @@ async def test_the_next_member_is_asked(etcd: Any, name: str) -> None:
             assert two.address in caught.value.address
             two.accept()
             await registry.deregister(ServiceInfo(name, "1", [Node(f"{name}-4", "")]))
+
+
+@in_loop
+async def test_a_connection_that_is_not_made_is_given_up_early() -> None:
+    """The request did not leave, so that nothing was done."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        full = [socket.socket() for _ in range(4)]
+        for filling in full:  # the queue of those that wait to be accepted
+            filling.setblocking(False)
+            filling.connect_ex(listener.getsockname())
+        gateway = EtcdRegistry(f"127.0.0.1:{listener.getsockname()[1]}")._gateway
+        gateway.open(60.0)
+        try:
+            with pytest.raises(BackendUnavailable, match="no connection within"):
+                await gateway.ask("kv/put", {})
+        finally:
+            await gateway.close()
+            for filling in full:
+                filling.close()
 
 
 @pytest.mark.parametrize(

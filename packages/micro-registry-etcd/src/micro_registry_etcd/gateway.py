@@ -22,6 +22,7 @@ from micro_core.security import TLS, FreshContext, Secret, redact_url, tls_remed
 
 ANSWER_LIMIT = 16 << 20  # bytes of one answer, and of one message of a watch
 QUOTED = 200  # characters of etcd's own words in an error
+CONNECT = 1.5  # seconds for a connection: the kernel repeats its request after 1 s and 3 s
 VERDICT = 0.3  # seconds for a server to refuse our certificate
 CONNECTIONS = 50  # for all but watches
 ADDRESS = "start an etcd there or name another one: --registry_address"
@@ -107,7 +108,7 @@ class Gateway:
             self._sessions[streaming] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=limit),
                 headers={"Accept-Encoding": "identity"},
-                timeout=aiohttp.ClientTimeout(total=None),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT),
                 auto_decompress=False,
             )
 
@@ -322,6 +323,8 @@ class Gateway:
             kind, text = BackendUnavailable, f"no connection: {error}; {ADDRESS}"
         elif isinstance(error, aiohttp.ServerDisconnectedError) and not self._tls:
             text = "it hangs up: if it wants TLS, give tls=, --registry_tls"
+        elif isinstance(error, aiohttp.ConnectionTimeoutError):
+            kind, text = BackendUnavailable, f"no connection within {CONNECT} s; {ADDRESS}"
         elif isinstance(error, TimeoutError):
             text = f"no answer within {self._timeout:g} s; {ADDRESS}"
         failed = self.failure(kind, member, text)
