@@ -40,6 +40,11 @@ class Etcd:
         [found] = (await self.ask("kv/range", key=b64(key))).get("kvs") or [{}]
         return {**found, "value": b64decode(found["value"]).decode()} if found else {}
 
+    async def below(self, folder: str) -> list[Any]:
+        """The pairs whose keys begin with ``folder``, a text that ends in ``/``."""
+        answer = await self.ask("kv/range", key=b64(folder), range_end=b64(folder[:-1] + "0"))
+        return list(answer.get("kvs", ()))
+
     async def leases(self) -> set[str]:
         answer = await self.ask("lease/leases")
         return {each["ID"] for each in answer.get("leases", ())}

@@ -6,6 +6,7 @@ import asyncio
 import json
 import secrets
 import socket
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -26,6 +27,8 @@ GO = (  # captured from Go Micro v2
     '"metadata":{"stream":"false"}}],"nodes":[{"id":"go.fix-1","address":"127.0.0.1:9999",'
     '"metadata":{"protocol":"mucp","zone":"z1"}}]}'
 )
+
+LONGEST = 2.5  # seconds from the end of a cut to a right view: a watcher's pause and a list
 
 
 def go_info(name: str) -> ServiceInfo:
@@ -271,7 +274,10 @@ async def test_a_list_of_long_records_is_read_in_shorter_pages(
 
 
 @in_loop
-async def test_every_event_of_a_transaction_is_told(etcd: Any, name: str) -> None:
+async def test_every_event_of_a_transaction_is_told(
+    etcd: Any, name: str, record_property: Callable[[str, object], None]
+) -> None:
+    """R5: 50 keys in one transaction are one message of the watch."""
     numbers = range(50)
     puts = [
         {"request_put": {"key": b64(key_of(name, n)), "value": b64(json.dumps(record(name, n)))}}
@@ -289,6 +295,8 @@ async def test_every_event_of_a_transaction_is_told(etcd: Any, name: str) -> Non
             assert {event.action for event in events} == {action}
             ids = {event.service.nodes[0].id for event in events}
             assert ids == {f"{name}-{n}" for n in numbers}
+            print(f"\nR5 {action}: {len(ids)} events of a transaction of 50 keys", end="")
+            record_property(f"R5 events, {action}", len(ids))
 
 
 def record(name: str, number: int) -> Any:
@@ -340,7 +348,10 @@ async def test_a_compaction_ends_the_changes(etcd: Any, name: str) -> None:
 
 
 @in_loop
-async def test_a_watcher_cut_off_during_a_compaction_is_right_again(etcd: Any, name: str) -> None:
+async def test_a_watcher_cut_off_during_a_compaction_is_right_again(
+    etcd: Any, name: str, record_property: Callable[[str, object], None]
+) -> None:
+    """R4: 500 changes that nobody can tell it of any more."""
     async with (
         ChaosProxy(etcd.address) as proxy,
         EtcdRegistry(proxy.address) as registry,
@@ -349,15 +360,20 @@ async def test_a_watcher_cut_off_during_a_compaction_is_right_again(etcd: Any, n
         await writer.register(info_of(name, 1))
         async with registry.watch(name) as watcher:
             proxy.refuse()
-            for number in range(2, 102):
+            for number in range(2, 252):
                 await writer.register(info_of(name, number))
                 await writer.deregister(info_of(name, number - 1))
             await etcd.ask("kv/compaction", revision=await etcd.put(f"/other/{name}", ""))
             proxy.accept()
+            begin = time.monotonic()
             async with asyncio.timeout(5):
                 events = [await anext(watcher) for _ in range(2)]
+            seconds = time.monotonic() - begin
+            print(f"\nR4 right after a compaction: {seconds:.2f} s (limit {LONGEST} s)", end="")
+            record_property("R4 right after a compaction", round(seconds, 3))
+            assert seconds <= LONGEST
             assert {event.action for event in events} == {"create", "delete"}
-            assert watcher.services == [info_of(name, 101)]
+            assert watcher.services == [info_of(name, 251)]
     await etcd.delete(f"/other/{name}")
 
 
