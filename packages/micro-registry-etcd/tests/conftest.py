@@ -45,6 +45,9 @@ class Etcd:
         answer = await self.ask("kv/range", key=b64(folder), range_end=b64(folder[:-1] + "0"))
         return list(answer.get("kvs", ()))
 
+    async def clear(self, folder: str) -> None:
+        await self.ask("kv/deleterange", key=b64(folder), range_end=b64(folder[:-1] + "0"))
+
     async def leases(self) -> set[str]:
         answer = await self.ask("lease/leases")
         return {each["ID"] for each in answer.get("leases", ())}

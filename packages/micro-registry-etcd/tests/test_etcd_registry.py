@@ -8,7 +8,7 @@ import secrets
 import socket
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -39,8 +39,11 @@ def go_info(name: str) -> ServiceInfo:
 
 
 @pytest.fixture
-def name() -> str:
-    return f"py.{secrets.token_hex(6)}"
+def name(etcd: Any) -> Iterator[str]:
+    """Of a service; what is left of it is removed."""
+    made = f"py.{secrets.token_hex(6)}"
+    yield made
+    asyncio.run(etcd.clear(f"/micro/registry/{made}/"))
 
 
 def info_of(name: str, number: int = 1, **metadata: str) -> ServiceInfo:

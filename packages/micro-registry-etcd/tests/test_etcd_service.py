@@ -27,8 +27,7 @@ TTL = 6.0
 Property = Callable[[str, object], None]
 
 
-@pytest.mark.parametrize("name", ["etcd", "etcdv3"])
-@pytest.mark.parametrize("way", ["flags", "variables"])
+@pytest.mark.parametrize(("name", "way"), [("etcdv3", "flags"), ("etcd", "variables")])
 def test_the_greeter_runs_on_etcd(tmp_path: Path, etcd: Any, name: str, way: str) -> None:
     """Greeter, mailer and caller are three processes; only etcd tells them of each other."""
     flags = [f"--registry={name}", f"--registry_address={etcd.address}"]

@@ -91,6 +91,7 @@ class Gateway:
         self._ssl: ssl.SSLContext | bool = True
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._timeout = 5.0
+        self._patience = CONNECT
         self._token: str | None = None  # empty: the server wants none
         self._renewing = asyncio.Lock()
 
@@ -104,11 +105,12 @@ class Gateway:
         self._token, self._renewing = None, asyncio.Lock()
         if tls := self._tls:
             self._ssl = FreshContext(tls, tls.client_context)
+        self._patience = min(CONNECT, 0.8 * self._timeout)
         for streaming, limit in ((False, CONNECTIONS), (True, 0)):
             self._sessions[streaming] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=limit),
                 headers={"Accept-Encoding": "identity"},
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._patience),
                 auto_decompress=False,
             )
 
@@ -324,7 +326,7 @@ class Gateway:
         elif isinstance(error, aiohttp.ServerDisconnectedError) and not self._tls:
             text = "it hangs up: if it wants TLS, give tls=, --registry_tls"
         elif isinstance(error, aiohttp.ConnectionTimeoutError):
-            kind, text = BackendUnavailable, f"no connection within {CONNECT} s; {ADDRESS}"
+            kind, text = BackendUnavailable, f"no connection within {self._patience:g} s; {ADDRESS}"
         elif isinstance(error, TimeoutError):
             text = f"no answer within {self._timeout:g} s; {ADDRESS}"
         failed = self.failure(kind, member, text)
