@@ -80,6 +80,17 @@ def conformance(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """conformance.json from the real servers, and the tables made from it."""
+    suites = sorted(
+        str(path.relative_to(ROOT)) for path in ROOT.glob("packages/*/tests/*conformance*.py")
+    )
+    report = ("-m", "not full", "--require-backends", "--micro-report=conformance.json")
+    hatch(session, "pytest", *report, *suites)
+    hatch(session, "python", "docs/tables.py")
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     hatch(session, "ruff", "check", ".")
     hatch(session, "ruff", "format", "--check", ".")

@@ -504,7 +504,7 @@ def test_the_help_shows_the_options_of_the_chosen_plugins(place: Place) -> None:
         text = result.ended_well().out
         assert result.err == ""
         assert text.startswith("usage: chooser.py ")
-        assert re.search(r"--registry +one of .*picky.* \[picky\]", text)
+        assert re.search(r"--registry +one of .*picky.* \[picky\]", " ".join(text.split()))
         assert re.search(r"--registry_token +what the server asks for; a secret\n", text)
         assert re.search(r"--registry_address +.*\[127\.0\.0\.1:7000\]", " ".join(text.split()))
         assert "--server_name" in text

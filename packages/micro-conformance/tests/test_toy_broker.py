@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Awaitable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +24,7 @@ from micro_conformance import Backend, BrokerSuite
 from micro_conformance.broker import faults
 from micro_conformance.promise import promises_of
 from micro_core import Broker
-from micro_core.broker.base import Deliveries, SubscribeRequest
+from micro_core.broker.base import Deliveries, Delivery, SubscribeRequest
 
 SERVER = Path(__file__).with_name("toy_broker.py")
 
@@ -157,6 +160,60 @@ class Unending:
             self._queue.put_nowait(item)
 
 
+class Nothing:
+    """The messages of a subscription that there is not."""
+
+    def __aiter__(self) -> Nothing:
+        return self
+
+    async def __anext__(self) -> Delivery:
+        return await asyncio.get_running_loop().create_future()
+
+    async def aclose(self) -> None: ...
+
+
+class SubscribesAnyway(ToyBroker):
+    """Subscribing succeeds without the server."""
+
+    async def _receive(self, request: SubscribeRequest) -> Deliveries:
+        try:
+            async with asyncio.timeout(1):
+                return await super()._receive(request)
+        except (OSError, TimeoutError):
+            return Nothing()
+
+
+class AsksBeforeItCloses(ToyBroker):
+    """Closing waits until the server has answered once more, for as long as it takes."""
+
+    async def close(self) -> None:
+        while self.health().state in ("connected", "degraded", "lost"):
+            try:
+                await self.request(op="leave", topic="", sub=-1)
+                break
+            except OSError:
+                await asyncio.sleep(0.1)
+        await super().close()
+
+
+class KeepsToItself(ToyBroker):
+    """Each process has topics of its own."""
+
+    async def _send(self, topic: str, *message: Any) -> None:
+        await super()._send(f"{os.getpid()}.{topic}", *message)
+
+    async def _receive(self, request: SubscribeRequest) -> Deliveries:
+        return await super()._receive(replace(request, topic=f"{os.getpid()}.{request.topic}"))
+
+
+class AlwaysThere(ToyBroker):
+    """Connecting succeeds without the server."""
+
+    async def _connect(self) -> None:
+        with suppress(OSError):
+            await super()._connect()
+
+
 class OwnProcess(TestToy):
     """In the module, so that a worker finds it."""
 
@@ -176,7 +233,28 @@ class Unaware(OwnProcess):
         return Deaf(address)
 
 
-OwnProcess.__test__ = Careless.__test__ = Hasty.__test__ = Unaware.__test__ = False
+class Pretending(OwnProcess):
+    def make(self, address: str) -> Broker:
+        return SubscribesAnyway(address)
+
+
+class Lingering(OwnProcess):
+    def make(self, address: str) -> Broker:
+        return AsksBeforeItCloses(address)
+
+
+class Alone(OwnProcess):
+    def make(self, address: str) -> Broker:
+        return KeepsToItself(address)
+
+
+class Confident(OwnProcess):
+    def make(self, address: str) -> Broker:
+        return AlwaysThere(address)
+
+
+for one in (OwnProcess, Careless, Hasty, Unaware, Pretending, Lingering, Alone, Confident):
+    one.__test__ = False
 
 
 @pytest.mark.parametrize(
@@ -188,6 +266,10 @@ OwnProcess.__test__ = Careless.__test__ = Hasty.__test__ = Unaware.__test__ = Fa
         (Hasty, "test_publishing_to_a_server_that_is_away"),
         (Hasty, "test_publishing_to_a_server_that_is_frozen"),
         (Unaware, "test_a_subscription_outlives_its_server"),
+        (Pretending, "test_subscribing_to_a_server_that_is_away"),
+        (Lingering, "test_closing_is_bounded_whatever_the_server_does"),
+        (Alone, "test_processes_reach_each_other"),
+        (Confident, "test_an_unreachable_server_is_a_typed_error"),
     ],
 )
 @pytest.mark.full

@@ -40,6 +40,7 @@ class Report:
         """``origin`` is a distribution and its version, ``backend`` a server and its version."""
         head = {"origin": origin, "backend": backend, "python": platform.python_version()}
         entry = self.plugins.setdefault(plugin, {**head, "results": []})
+        entry["backend"] = max(entry["backend"], backend, key=len)  # not each knows the version
         entry["results"].append(asdict(result))
 
     def counts(self) -> Iterator[tuple[str, str]]:

@@ -32,7 +32,7 @@ from .http_sender import Sender
 SERVICE = "micro.http.broker"
 BROADCAST = "ff.http.broadcast"
 _TTL = 60.0
-_CONNECT = 1.0  # seconds, so that another node of a queue can be tried within the same publish
+_CONNECT = 2.0  # seconds, so that another node of a queue can be tried within the same publish
 
 _TURNS = 10_000
 

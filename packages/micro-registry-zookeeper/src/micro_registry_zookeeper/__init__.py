@@ -1,0 +1,5 @@
+"""ZooKeeper as the registry of Go Micro for Python."""
+
+from .registry import ZooKeeperRegistry
+
+__all__ = ["ZooKeeperRegistry"]
