@@ -117,7 +117,11 @@ def _fails(suite: Suite[Any], promise: Promise, backend: Backend | None) -> bool
 
 
 def matrix(suite: type[Suite[Any]], mutants: Iterable[Mutant]) -> Matrix:
-    return {one.name: failed(suite, one.plugin, real=one.real) for one in mutants}
+    gc.freeze()  # what is there by now need not be looked through after each mutant
+    try:
+        return {one.name: failed(suite, one.plugin, real=one.real) for one in mutants}
+    finally:
+        gc.unfreeze()
 
 
 def unproved(suite: type[Suite[Any]], found: Matrix) -> list[str]:
