@@ -15,6 +15,8 @@ nox.options.default_venv_backend = "none"
 
 ROOT = Path(__file__).parent
 HATCH = [sys.executable, "-m", "hatch"]
+# two processes, as most tests wait most of the time; a module stays in one
+SIDE_BY_SIDE = ("--numprocesses=2", "--dist=loadfile")
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 
 
@@ -49,7 +51,7 @@ def test(session: nox.Session) -> None:
     """Lint, types, tests. After --: --require-backends for the second tier, or pytest's own."""
     lint(session)
     types(session)
-    hatch(session, "pytest", "-m", "not full", *session.posargs)
+    hatch(session, "pytest", "-m", "not full", *SIDE_BY_SIDE, *session.posargs)
 
 
 @nox.session

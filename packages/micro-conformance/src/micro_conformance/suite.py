@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import pytest
 
-from micro_core import NotSupported
+from micro_core import MicroError, NotSupported
 from micro_core.component import Component
 from micro_core.plugin import Plugin
 from micro_core.plugins import origin
@@ -181,7 +181,7 @@ class Suite(Generic[P]):
     ) -> tuple[Verdict, str]:
         try:
             self._run(promise, backend, figures)
-        except (AssertionError, pytest.fail.Exception) as error:
+        except (AssertionError, pytest.fail.Exception, MicroError) as error:
             return "unclaimed", f"not kept this time: {error}".partition("\n")[0]
         return "unclaimed", "kept this time, and not promised"
 

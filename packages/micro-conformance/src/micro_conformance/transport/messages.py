@@ -71,9 +71,13 @@ class Messages(Suite[Transport]):
         client, server = await lab.pair()
         body = bytes(range(256)) * 4096
         for one, other in ((client, server), (server, client)):
-            sending = asyncio.create_task(one.send(Message({}, body)))
-            received = await other.recv()
-            await sending
+            receiving = asyncio.create_task(other.recv())
+            try:
+                await one.send(Message({}, body))
+                received = await receiving
+            finally:
+                receiving.cancel()
+                await asyncio.wait([receiving])
             same(received.body, body)
 
     @promise()

@@ -1,0 +1,5 @@
+"""NATS as a registry of micro-core."""
+
+from .registry import NatsRegistry
+
+__all__ = ["NatsRegistry"]

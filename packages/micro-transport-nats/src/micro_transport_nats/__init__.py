@@ -1,0 +1,5 @@
+"""NATS as a transport of micro-core."""
+
+from .transport import NatsTransport
+
+__all__ = ["NatsTransport"]
