@@ -718,7 +718,7 @@ def test_what_consul_says_is_told(
 
 
 def test_answers_are_bounded(fake_agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("micro_registry_consul.agent.ANSWER_LIMIT", 1000)
+    monkeypatch.setattr("micro_http.endpoints.ANSWER_LIMIT", 1000)
 
     async def body() -> None:
         async with fake_agent() as agent, ConsulRegistry(agent.address) as registry:

@@ -262,13 +262,13 @@ async def test_a_long_list_is_read_page_by_page(
 async def test_a_list_of_long_records_is_read_in_shorter_pages(
     etcd: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("micro_registry_etcd.gateway.ANSWER_LIMIT", 50_000)
+    monkeypatch.setattr("micro_http.endpoints.ANSWER_LIMIT", 50_000)
     nodes = [Node(f"{name}-{n:02}", "10.0.0.1:9000", {"long": "x" * 20_000}) for n in range(10)]
     info = ServiceInfo(name, "1", nodes)
     async with EtcdRegistry(etcd.address) as registry:
         await registry.register(info)
         assert await registry.get_service(name) == [info]
-        monkeypatch.setattr("micro_registry_etcd.gateway.ANSWER_LIMIT", 20_000)
+        monkeypatch.setattr("micro_http.endpoints.ANSWER_LIMIT", 20_000)
         with pytest.raises(BackendUnavailable, match="over 20000 bytes"):
             await registry.get_service(name)
 
@@ -509,7 +509,7 @@ async def test_an_error_of_a_watch_is_told(status: int) -> None:
 @in_loop
 async def test_answers_and_messages_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Stranger() as server, EtcdRegistry(server.address) as registry:
-        monkeypatch.setattr("micro_registry_etcd.gateway.ANSWER_LIMIT", 1000)
+        monkeypatch.setattr("micro_http.endpoints.ANSWER_LIMIT", 1000)
         server.messages.append({"result": {"x": "x" * 100_000}})
         async with following(registry, "x") as change:
             assert await change() == []

@@ -22,8 +22,9 @@ from micro_core.optiontypes import Duration
 from micro_core.registry.base import Change, Registry, RegistryFeatures
 from micro_core.registry.records import Node, ServiceInfo
 from micro_core.security import TLS, Secret, secret
+from micro_http import Reply
 
-from .agent import TOKEN, Agents, Answer, base_url, failure
+from .agent import HIDDEN, INDEX, STRANGE, TOKEN, Agents
 from .entries import Entry, from_entries, to_entry
 
 WATCHES = 128  # blocking queries at a time; an agent allows 200 connections from one host
@@ -66,8 +67,7 @@ class ConsulRegistry(Registry):
             raise OptionError(f"wait={wait} of registry consul: between 1 and 600 seconds")
         if wrong := [tag for tag in tags if tag[:1] in ("", "e", "t", "v")]:
             raise OptionError(f"tags {wrong} of registry consul: Go Micro takes them for its own")
-        urls = [base_url(address, tls) for address in self.addresses]
-        self._agents = Agents(urls, secret(token), tls)
+        self._agents = Agents(self.addresses, secret(token), tls)
         self._insecure = tls is not None and not tls.verify
         self._tags = tuple(tags)
         self._wait = wait
@@ -92,7 +92,7 @@ class ConsulRegistry(Registry):
         self._agents.open(0.9 * min(self.operation_timeout, self.connect_timeout))
         answer = await self._agents.ask("GET", "/v1/status/leader", {})
         if not answer.body.startswith(b'"'):
-            raise failure(BackendUnavailable, answer.agent, "is not Consul's HTTP API")
+            raise self._agents.failure(BackendUnavailable, answer.server, STRANGE)
 
     async def _close(self) -> None:
         self._written.clear()
@@ -124,12 +124,12 @@ class ConsulRegistry(Registry):
 
     async def _write(self, entry: Entry) -> None:
         path, id = "/v1/agent/service/register", entry["ID"]
-        agent = (await self._agents.ask("PUT", path, self._here, entry)).agent
+        agent = (await self._agents.ask("PUT", path, self._here, entry)).server
         self._homes[id] = [*(home for home in self._homes.get(id, ()) if home != agent), agent]
         await self._pass(entry, agent)
         self._written[id] = agent, entry
 
-    async def _pass(self, entry: Entry, agent: str, tolerate: tuple[int, ...] = ()) -> Answer:
+    async def _pass(self, entry: Entry, agent: str, tolerate: tuple[int, ...] = ()) -> Reply:
         path = f"/v1/agent/check/pass/{_quoted('service:' + entry['ID'])}"
         return await self._agents.ask("PUT", path, self._here, agent=agent, tolerate=tolerate)
 
@@ -162,16 +162,18 @@ class ConsulRegistry(Registry):
     # -- reading -----------------------------------------------------------------------------
 
     async def _read(self, path: str, **query: str) -> Any:
-        return (await self._agents.ask("GET", path, {**self._where, **query})).json()
+        answer = await self._agents.ask("GET", path, {**self._where, **query})
+        return self._agents.json(answer)
 
     async def _get_service(self, name: str) -> Sequence[ServiceInfo]:
         answer = await self._agents.ask("GET", _health(name), {**self._where, "passing": "1"})
         return self._services(name, answer)
 
-    def _services(self, name: str, answer: Answer) -> list[ServiceInfo]:
-        found = from_entries(name, answer.json())
-        if answer.hidden and not found:
-            raise failure(BackendRefused, answer.agent, f"{name} is hidden by ACLs; {TOKEN}")
+    def _services(self, name: str, answer: Reply) -> list[ServiceInfo]:
+        found = from_entries(name, self._agents.json(answer))
+        if answer.headers.get(HIDDEN) == "true" and not found:
+            what = f"{name} is hidden by ACLs; {TOKEN}"
+            raise self._agents.failure(BackendRefused, answer.server, what)
         return found
 
     async def _list_services(self) -> Sequence[str]:
@@ -197,7 +199,7 @@ class ConsulRegistry(Registry):
             while True:
                 started = time()
                 answer = await self._next(_health(name), index)
-                newest = max(1, answer.index)
+                newest = max(1, int(answer.headers.get(INDEX, 0)))
                 if newest < index:
                     log.warning("%s: index went from %d back to %d", name, index, newest)
                     return
@@ -208,7 +210,7 @@ class ConsulRegistry(Registry):
         finally:
             self._watched -= 1
 
-    async def _next(self, path: str, index: int) -> Answer:
+    async def _next(self, path: str, index: int) -> Reply:
         """With more watches than slots they take turns, all within ``wait`` seconds or so.
 
         ``near`` has the servers answer: the agent's own view of a service (streaming) is empty for

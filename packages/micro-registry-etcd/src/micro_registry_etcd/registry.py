@@ -15,8 +15,9 @@ from micro_core.errors import BackendError, BackendRefused, OptionError
 from micro_core.registry.base import Change, Registry, RegistryFeatures
 from micro_core.registry.records import ServiceInfo
 from micro_core.security import TLS, Secret, secret
+from micro_http import AnswerTooLong
 
-from .gateway import Answer, AnswerTooLong, Gateway, base_url
+from .gateway import Answer, Gateway
 from .records import (
     ROOT,
     KeyValue,
@@ -68,8 +69,7 @@ class EtcdRegistry(Registry):
         super().__init__(*addresses)
         if (user is None) != (password is None):
             raise OptionError("registry etcd: user= and password= go together")
-        urls = [base_url(address, tls) for address in self.addresses]
-        self._gateway = Gateway(self.name, urls, user, secret(password), tls)
+        self._gateway = Gateway(self.name, self.addresses, user, secret(password), tls)
         self._insecure = tls is not None and not tls.verify
         self._leases: dict[str, tuple[str, int]] = {}
         self._broken: dict[str, str] = {}
