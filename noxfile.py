@@ -88,7 +88,7 @@ def docs(session: nox.Session) -> None:
         str(path.relative_to(ROOT)) for path in ROOT.glob("packages/*/tests/*conformance*.py")
     )
     report = ("-m", "not full", "--require-backends", "--micro-report=conformance.json")
-    hatch(session, "pytest", *report, *suites)
+    hatch(session, "pytest", *report, *SIDE_BY_SIDE, *suites)
     hatch(session, "python", "docs/tables.py")
 
 

@@ -344,7 +344,8 @@ def test_a_quiet_service_is_in_no_doubt(consul_address: str, consul: Consul) -> 
             assert await anext(changes) == []
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(2.5):
-                    await anext(changes)
+                    while True:  # a service that somebody else removes wakes it
+                        assert await anext(changes) == []
             await changes.aclose()
 
     asyncio.run(body())
