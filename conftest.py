@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,3 +60,15 @@ def compose_files(pytestconfig: pytest.Config) -> list[str]:
         why = "no docker compose: run backends/up, or set MICRO_TEST_COMPOSE=file:file"
         missing(pytestconfig, why)
     return files.split(":")
+
+
+@pytest.fixture
+def record(record_property: Callable[[str, object], None]) -> Callable[[str, float, float], None]:
+    """``record(name, figure, limit)`` notes a figure, and fails over its limit."""
+
+    def note(name: str, figure: float, limit: float) -> None:
+        sys.stdout.write(f"\n{name}: {figure:.2f} (limit {limit:.2f})")
+        record_property(name, round(figure, 3))
+        assert figure <= limit, f"{name}: {figure:.2f}, over the limit of {limit:.2f}"
+
+    return note

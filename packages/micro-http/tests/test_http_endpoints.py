@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from authority import Authority
+from fake_http import OK, FakeHttp
 from in_loops import in_loop
 
 from micro_core.errors import (
@@ -26,7 +27,6 @@ from micro_core.security import TLS, Secret
 from micro_http import AnswerTooLong, Endpoints, Question, Reply
 
 CANARY = "c4n4ry-5ecret-0f-the-test"
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"
 READ = Question("GET", "/read", None, BackendUnavailable)
 WRITE = Question("PUT", "/write", {"a": 1}, BackendUnknown)
 
@@ -57,55 +57,12 @@ async def opened(
         await servers.close()
 
 
-class Server:
-    """Sends ``reply`` to every request; for ``b""`` it hangs up, and for None it is silent."""
-
-    def __init__(
-        self, reply: bytes | None = OK, context: ssl.SSLContext | None = None, port: int = 0
-    ) -> None:
-        self.reply, self._context, self.port = reply, context, port
-        self.heads: list[bytes] = []
-
-    async def __aenter__(self) -> Server:
-        self._before = asyncio.all_tasks()
-        self._server = await asyncio.start_server(
-            self._serve, "127.0.0.1", self.port, ssl=self._context
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
-        self.address = f"127.0.0.1:{self.port}"
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        self._server.close()
-        while others := asyncio.all_tasks() - self._before - {asyncio.current_task()}:
-            for task in others:  # those of the handshakes, too
-                task.cancel()
-            await asyncio.wait(others)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                self.heads.append(head)
-                length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
-                await reader.readexactly(int(length or 0))
-                if self.reply is None:
-                    await asyncio.Event().wait()
-                if not self.reply:
-                    return
-                writer.write(self.reply)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
-
-
 # -- which server ----------------------------------------------------------------------------
 
 
 @in_loop
 async def test_the_first_that_answers_is_kept() -> None:
-    async with Server() as one, Server() as two:
+    async with FakeHttp() as one, FakeHttp() as two:
         async with opened("127.0.0.1:1", one.address, two.address) as servers:
             for _ in range(3):
                 assert (await servers.ask()).server == f"http://{one.address}"
@@ -121,7 +78,7 @@ async def test_the_first_that_answers_is_kept() -> None:
 
 @in_loop
 async def test_a_question_that_is_cancelled_leaves_the_server_behind() -> None:
-    async with Server(None) as frozen, Server() as other:
+    async with FakeHttp(None) as frozen, FakeHttp() as other:
         async with opened(frozen.address, other.address, timeout=60) as servers:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.1):
@@ -132,7 +89,7 @@ async def test_a_question_that_is_cancelled_leaves_the_server_behind() -> None:
 
 @in_loop
 async def test_where_that_is_not_asked_for_a_failure_changes_nothing() -> None:
-    async with Server(b"") as first, Server() as other:
+    async with FakeHttp(b"") as first, FakeHttp() as other:
         async with opened(first.address, other.address) as servers:
             for times in (1, 2):
                 await servers.ask(settled=False)
@@ -147,7 +104,7 @@ async def test_where_that_is_not_asked_for_a_failure_changes_nothing() -> None:
 async def test_what_may_have_been_done_is_repeated_where_that_is_harmless(
     kind: type[Servers],
 ) -> None:
-    async with Server(b"") as first, Server() as other:
+    async with FakeHttp(b"") as first, FakeHttp() as other:
         async with opened(first.address, other.address, kind=kind) as servers:
             if kind is Repeating:
                 assert (await servers.ask(WRITE)).server.endswith(other.address)
@@ -164,7 +121,7 @@ async def test_an_answer_that_is_too_long_is_asked_for_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("micro_http.endpoints.ANSWER_LIMIT", 1)
-    async with Server() as one, Server() as two:
+    async with FakeHttp() as one, FakeHttp() as two:
         async with opened(one.address, two.address) as servers:
             with pytest.raises(AnswerTooLong, match="over 1 bytes"):
                 await servers.ask()
@@ -187,7 +144,7 @@ async def test_an_answer_that_is_too_long_is_asked_for_once(
 async def test_a_failure_says_what_happened_and_shows_no_header(
     reply: bytes | None, kind: type[BackendError], text: str
 ) -> None:
-    async with Server(reply) as server, opened(server.address, timeout=0.5) as servers:
+    async with FakeHttp(reply) as server, opened(server.address, timeout=0.5) as servers:
         for question, expected in ((WRITE, kind), (READ, BackendUnavailable)):
             with pytest.raises(expected, match=f"registry test at http://{server.address}") as told:
                 await servers.ask(question)
@@ -217,7 +174,7 @@ async def test_nobody_there_was_surely_not_done_and_everyone_is_named() -> None:
 @in_loop
 async def test_what_waits_has_its_own_limit_and_connections() -> None:
     waiting = READ._replace(wait=30.0)
-    async with Server(None) as server, opened(server.address, timeout=0.2) as servers:
+    async with FakeHttp(None) as server, opened(server.address, timeout=0.2) as servers:
         asked = [asyncio.create_task(servers.ask(waiting)) for _ in range(60)]
         async with asyncio.timeout(10):
             while len(server.heads) < 60:
@@ -273,13 +230,13 @@ async def test_a_replaced_certificate_is_used_and_a_broken_one_named(tmp_path: P
             shutil.copy(made, files[kind])
 
     install(one)
-    async with Server(OK, shown(own, one.ca)) as server:
+    async with FakeHttp(OK, shown(own, one.ca)) as server:
         async with opened(server.address, tls=tls) as servers:
             await servers.ask(WRITE)
             files["cert"].write_text("no certificate")
             await servers.ask(WRITE)  # at the connection that there is
             await server.__aexit__()
-            async with Server(OK, shown(own, two.ca), server.port):
+            async with FakeHttp(OK, shown(own, two.ca), server.port):
                 with pytest.raises(BackendRefused, match=f"TLS: .*{files['cert']}") as caught:
                     await servers.ask()
                 assert isinstance(caught.value.__cause__, OptionError)
@@ -290,7 +247,7 @@ async def test_a_replaced_certificate_is_used_and_a_broken_one_named(tmp_path: P
                 assert (await servers.ask(WRITE)).body == b"[]"
 
 
-class Closing(Server):
+class Closing(FakeHttp):
     """Hangs up at the first request, and then at once."""
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -308,7 +265,7 @@ async def test_a_write_during_which_tls_hangs_up_stays_in_doubt(
     authority = Authority(tmp_path)
     own, tls = authority.issue("server"), TLS(ca=authority.ca)
     context = TLS(**own).server_context()
-    async with Closing(b"", context) as server, Server(OK, context) as other:
+    async with Closing(b"", context) as server, FakeHttp(OK, context) as other:
         async with opened(server.address, other.address, tls=tls, kind=kind) as servers:
             if kind is Repeating:
                 assert (await servers.ask(WRITE)).server.endswith(other.address)

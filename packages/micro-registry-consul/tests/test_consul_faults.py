@@ -38,18 +38,6 @@ def backend(compose_files: list[str]) -> Iterator[Any]:
     asyncio.run(server.__aexit__(None, None, None))
 
 
-@pytest.fixture
-def record(record_property: Callable[[str, object], None]) -> Record:
-    """Notes a figure, and fails over its limit."""
-
-    def note(name: str, seconds: float, limit: float) -> None:
-        print(f"\n{name}: {seconds:.2f} s (limit {limit:.2f} s)", end="")
-        record_property(name, round(seconds, 3))
-        assert seconds <= limit, f"{name}: {seconds:.2f} s, over the limit of {limit:.2f} s"
-
-    return note
-
-
 async def leader(session: aiohttp.ClientSession, address: str) -> None:
     async with session.get(f"http://{address}/v1/status/leader") as response:
         assert response.status == 200
@@ -173,9 +161,9 @@ def test_restart_with_its_data(backend: Any, record: Record) -> None:
                 backend.start(), back := asyncio.ensure_future(moment(long.answers))
             )
             visible = await moment(lambda: brief.kept_since(back.result()))
-            record("R1 kept again after a restart", visible - back.result(), TTL / 3 + 2)
+            record("R1 kept again after a restart, s", visible - back.result(), TTL / 3 + 2)
             await moment(lambda: settled(brief, long), 10.0)
-            record("R1 watcher agrees after", time.monotonic() - back.result(), 10.0)
+            record("R1 watcher agrees after, s", time.monotonic() - back.result(), 10.0)
             for task in lists:
                 task.cancel()
             await asyncio.wait(lists)
@@ -204,9 +192,9 @@ def test_loss_of_its_data(backend: Any, record: Record) -> None:
             await down
             back = await moment(scene.answers)
             visible = await moment(scene.passing)
-            record("R2 visible after loss of data", visible - back, TTL / 3 + 2)
+            record("R2 visible after loss of data, s", visible - back, TTL / 3 + 2)
             await moment(lambda: settled(scene), 10.0)
-            record("R2 watcher agrees after", time.monotonic() - back, 10.0)
+            record("R2 watcher agrees after, s", time.monotonic() - back, 10.0)
             await wiped
             await scene.still_works()
 
@@ -238,7 +226,7 @@ def test_removed_by_hand(backend: Any, record: Record, path: str) -> None:
             await scene.put(path.format(id))
             removed = time.monotonic()
             await moment(lambda: negated(is_checked), 2.0)
-            record("R3 back after removal", await moment(is_checked) - removed, TTL / 3 + 1)
+            record("R3 back after removal, s", await moment(is_checked) - removed, TTL / 3 + 1)
             await moment(scene.agrees, 5.0)
             await scene.still_works()
 
@@ -282,18 +270,18 @@ def test_frozen_agent(backend: Any, record: Record) -> None:
             try:
                 frozen = time.monotonic()
                 await moment(lambda: is_noted(scene))
-                record("frozen agent noticed by the heartbeat", time.monotonic() - frozen, TTL)
+                record("frozen agent noticed by the heartbeat, s", time.monotonic() - frozen, TTL)
                 begin = time.monotonic()
                 with pytest.raises(BackendError, match="no answer within"):
                     await scene.reader.get_service(scene.info.name)
-                record("frozen agent ends a read", time.monotonic() - begin, 5.5)
+                record("frozen agent ends a read, s", time.monotonic() - begin, 5.5)
             finally:
                 await backend.resume()
             resumed = time.monotonic()
             visible = await moment(lambda: scene.kept_since(resumed))
-            record("kept again after a freeze", visible - resumed, TTL / 3 + 2)
+            record("kept again after a freeze, s", visible - resumed, TTL / 3 + 2)
             await moment(lambda: settled(scene), 10.0)
-            record("watcher agrees after a freeze", time.monotonic() - resumed, 10.0)
+            record("watcher agrees after a freeze, s", time.monotonic() - resumed, 10.0)
             await scene.still_works()
 
     asyncio.run(body())
@@ -313,7 +301,7 @@ def test_closing_while_the_agent_is_frozen(backend: Any, record: Record) -> None
                 await scene.keep.close()
                 await scene.keeper.close()
                 await scene.reader.close()
-                record("close with a frozen agent", time.monotonic() - begin, 5.0 + 5.0 + 1.0)
+                record("close with a frozen agent, s", time.monotonic() - begin, 5.0 + 5.0 + 1.0)
                 await scene.keeper.close()
             finally:
                 await backend.resume()
@@ -357,7 +345,7 @@ def test_killed_and_frozen_services(consul_address: str, record: Record) -> None
                     begin = time.monotonic()
                     async with asyncio.timeout(TTL + 5):
                         assert (await anext(watcher)).action == "delete"
-                    record(f"{check} gone after", time.monotonic() - begin, TTL + 1)
+                    record(f"{check} gone after, s", time.monotonic() - begin, TTL + 1)
                     assert await registry.get_service(name) == []
                     assert name not in await registry.list_services()
                     if signal_number == signal.SIGSTOP:
@@ -365,7 +353,7 @@ def test_killed_and_frozen_services(consul_address: str, record: Record) -> None
                         begin = time.monotonic()
                         async with asyncio.timeout(10):
                             assert (await anext(watcher)).action == "create"
-                        record("R6 back after", time.monotonic() - begin, 2.0)
+                        record("R6 back after, s", time.monotonic() - begin, 2.0)
         finally:
             if process.returncode is None:
                 process.kill()

@@ -28,18 +28,6 @@ TTL = 3.0
 Record = Callable[[str, float, float], None]
 
 
-@pytest.fixture
-def record(record_property: Callable[[str, object], None]) -> Record:
-    """Notes a figure, and fails over its limit."""
-
-    def note(name: str, seconds: float, limit: float) -> None:
-        print(f"\n{name}: {seconds:.2f} s (limit {limit:.2f} s)", end="")
-        record_property(name, round(seconds, 3))
-        assert seconds <= limit, f"{name}: {seconds:.2f} s, over the limit of {limit:.2f} s"
-
-    return note
-
-
 @asynccontextmanager
 async def server_of_our_own(files: list[str]) -> AsyncIterator[ComposeBackend]:
     async def ready(address: str) -> None:
@@ -83,7 +71,7 @@ async def test_a_lost_lease_is_replaced(etcd: Any, record: Record) -> None:
         await etcd.ask("lease/revoke", ID=lease)
         assert (await anext(watcher)).action == "delete"
         seconds = await moment(lambda: other.get_service(info.name))
-        record("R3 back after its lease was revoked", seconds, TTL / 3 + 1)
+        record("R3 back after its lease was revoked, s", seconds, TTL / 3 + 1)
         assert (await anext(watcher)).action == "create"
         assert (await etcd.pair(key))["lease"] != lease
 
@@ -102,14 +90,14 @@ async def test_a_frozen_server_is_noticed_by_a_watcher(
             async def doubts() -> bool:
                 return watcher.doubtful
 
-            record("a frozen server is noticed after", await moment(doubts), 10)
+            record("a frozen server is noticed after, s", await moment(doubts), 10)
             assert watcher.services == [info]
             await server.resume()
 
             async def is_right() -> bool:
                 return not watcher.doubtful
 
-            record("right again after the thaw", await moment(is_right), 3)
+            record("right again after the thaw, s", await moment(is_right), 3)
             await registry.deregister(info)
             assert (await anext(watcher)).action == "delete"
 
@@ -133,7 +121,7 @@ async def test_a_dead_node_is_gone_after_a_restart_too(
             return not await other.get_service(info.name)
 
         await moment(gone)
-        record("a dead node is gone after", time.monotonic() - begin, 2 * TTL + 2)
+        record("a dead node is gone after, s", time.monotonic() - begin, 2 * TTL + 2)
         await dead.close()
 
 
@@ -206,13 +194,13 @@ async def test_frozen_and_killed_services(etcd: Any, record: Record) -> None:
             for number, check in ((signal.SIGSTOP, "R6 frozen"), (signal.SIGKILL, "R8 killed")):
                 assert await all_there()
                 os.kill(first.pid, number)
-                record(f"{check} services are gone after", await moment(half_gone), TTL + 1)
+                record(f"{check} services are gone after, s", await moment(half_gone), TTL + 1)
                 async with asyncio.timeout(1):
                     assert (await anext(watcher)).action == "delete"
                 if number == signal.SIGSTOP:
                     await asyncio.sleep(TTL)  # the length of the fault, not a wait for something
                     os.kill(first.pid, signal.SIGCONT)
-                    record("R6 back after", await moment(all_there), 2.0)
+                    record("R6 back after, s", await moment(all_there), 2.0)
                     assert (await anext(watcher)).action == "create"
 
 
@@ -332,10 +320,10 @@ async def test_a_network_that_swallows_everything(etcd: Any, record: Record) -> 
         await hole.drop()
         begin = time.monotonic()
         await state(doubtful=True, nodes=1)
-        record("R7 half-open is noticed after", time.monotonic() - begin, 10)
+        record("R7 half-open is noticed after, s", time.monotonic() - begin, 10)
         await registry.register(info)
         await asyncio.sleep(begin + 30 - time.monotonic())
         await hole.mend()
         begin = time.monotonic()
         await state(doubtful=False, nodes=2)
-        record("R7 right again after", time.monotonic() - begin, 3)
+        record("R7 right again after, s", time.monotonic() - begin, 3)

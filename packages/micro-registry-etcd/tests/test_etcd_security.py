@@ -18,6 +18,7 @@ from authority import Authority, _alt, _builder
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from fake_http import FakeHttp
 from in_loops import in_loop
 
 from micro_conformance.backend import ComposeBackend
@@ -51,42 +52,8 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 # -- TLS, with a server of the test ----------------------------------------------------------
 
 
-class Server:
-    """Answers every request as etcd answers a range of nothing, over TLS or not."""
-
-    def __init__(self, context: ssl.SSLContext | None, port: int = 0) -> None:
-        self._context, self._port = context, port
-        self.requests = 0
-
-    async def __aenter__(self) -> Server:
-        self._server = await asyncio.start_server(
-            self._serve, "127.0.0.1", self._port, ssl=self._context
-        )
-        self._port = self._server.sockets[0].getsockname()[1]
-        self._before = asyncio.all_tasks()
-        self.address = f"127.0.0.1:{self._port}"
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        self._server.close()
-        while others := asyncio.all_tasks() - self._before - {asyncio.current_task()}:
-            for task in others:  # those of the handshakes, too
-                task.cancel()
-            await asyncio.wait(others)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                self.requests += 1
-                length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
-                await reader.readexactly(int(length))
-                body = b'{"header":{"revision":"1"}}'
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
+NOTHING = b'{"header":{"revision":"1"}}'  # as etcd answers a range that is empty
+REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(NOTHING), NOTHING)
 
 
 def shown(cert: dict[str, Path], client_ca: Path | None = None) -> ssl.SSLContext:
@@ -95,7 +62,7 @@ def shown(cert: dict[str, Path], client_ca: Path | None = None) -> ssl.SSLContex
 
 @in_loop
 async def test_a_verified_server_is_spoken_to(authority: Authority) -> None:
-    async with Server(shown(authority.issue("good"))) as server:
+    async with FakeHttp(REPLY, shown(authority.issue("good"))) as server:
         for address in (server.address, f"https://{server.address}"):
             async with EtcdRegistry(address, tls=TLS(ca=authority.ca)) as registry:
                 assert await registry.get_service("x") == []
@@ -123,28 +90,28 @@ async def test_an_unverified_server_is_refused(
         "system's authorities": lambda: authority.issue("good"),
     }[case]()
     tls = None if case.startswith("system") else TLS(ca=authority.ca)
-    async with Server(shown(cert)) as server:
+    async with FakeHttp(REPLY, shown(cert)) as server:
         registry = EtcdRegistry(f"https://{server.address}", tls=tls, user="root", password=CANARY)
         with pytest.raises(BackendRefused, match=f"TLS: .*{remedy}"):
             await registry.connect()
-        assert server.requests == 0
+        assert server.heads == []
 
 
 @in_loop
 async def test_plain_http_is_never_a_fallback(authority: Authority) -> None:
-    async with Server(None) as server:
+    async with FakeHttp(REPLY, None) as server:
         registry = EtcdRegistry(server.address, tls=TLS(ca=authority.ca))
         registry.connect_timeout = 0.5
         with pytest.raises(BackendUnavailable):  # it waits for the server's part
             await registry.connect()
-        assert server.requests == 0
+        assert server.heads == []
     with pytest.raises(OptionError, match="https"):
         EtcdRegistry("http://127.0.0.1:2379", tls=TLS())
 
 
 @in_loop
 async def test_another_name_is_verified_where_asked(authority: Authority) -> None:
-    async with Server(shown(authority.issue("named", host="etcd.internal"))) as server:
+    async with FakeHttp(REPLY, shown(authority.issue("named", host="etcd.internal"))) as server:
         tls = TLS(ca=authority.ca, server_name="etcd.internal")
         async with EtcdRegistry(server.address, tls=tls) as registry:
             assert await registry.get_service("x") == []
@@ -154,7 +121,7 @@ async def test_another_name_is_verified_where_asked(authority: Authority) -> Non
 async def test_no_verification_is_logged(
     stranger: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with Server(shown(stranger.issue("any"))) as server:
+    async with FakeHttp(REPLY, shown(stranger.issue("any"))) as server:
         async with EtcdRegistry(server.address, tls=TLS(verify=False)):
             assert "TLS does not verify" in caplog.text
 
@@ -176,10 +143,10 @@ async def test_a_replaced_certificate_is_used_at_the_next_connection(
     own, files = authority.issue("mutual"), {"cert": tmp_path / "cert", "key": tmp_path / "key"}
     install(authority)
     tls = TLS(ca=authority.ca, **files)
-    async with Server(shown(own, authority.ca)) as server:
+    async with FakeHttp(REPLY, shown(own, authority.ca)) as server:
         registry = EtcdRegistry(server.address, tls=tls)
         await registry.connect()
-    async with Server(shown(own, stranger.ca), int(server.address.rpartition(":")[2])):
+    async with FakeHttp(REPLY, shown(own, stranger.ca), server.port):
         with pytest.raises(BackendError):
             await registry.get_service("x")
         install(stranger)

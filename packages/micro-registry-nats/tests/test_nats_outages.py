@@ -46,18 +46,6 @@ def backend(compose_files: list[str]) -> Iterator[ComposeBackend]:
     asyncio.run(server.__aexit__(None, None, None))
 
 
-@pytest.fixture
-def record(record_property: Callable[[str, object], None]) -> Record:
-    """Notes a figure, and fails over its limit."""
-
-    def note(name: str, figure: float, limit: float) -> None:
-        print(f"\n{name}: {figure:.2f} (limit {limit:.2f})", end="")
-        record_property(name, round(figure, 3))
-        assert figure <= limit, f"{name}: {figure:.2f}, over the limit of {limit:.2f}"
-
-    return note
-
-
 def some_service() -> ServiceInfo:
     name = f"py.{secrets.token_hex(4)}"
     return ServiceInfo(name, "1", [Node(f"{name}-1", "h:1")])

@@ -35,18 +35,6 @@ def backend(compose_files: list[str]) -> Iterator[Any]:
     asyncio.run(server.__aexit__(None, None, None))
 
 
-@pytest.fixture
-def record(record_property: Callable[[str, object], None]) -> Record:
-    """Notes a figure, and fails over its limit."""
-
-    def note(name: str, seconds: float, limit: float) -> None:
-        print(f"\n{name}: {seconds:.2f} s (limit {limit:.2f} s)", end="")
-        record_property(name, round(seconds, 3))
-        assert seconds <= limit, f"{name}: {seconds:.2f} s, over the limit of {limit:.2f} s"
-
-    return note
-
-
 def some_service() -> ServiceInfo:
     name = f"py.{secrets.token_hex(4)}"
     return ServiceInfo(name, "1.0.0", [Node(f"{name}-1", "10.0.0.1:9000")])
@@ -95,13 +83,13 @@ def test_loss_of_data_between_two_heartbeats(backend: Any, record: Record) -> No
                 async def visible() -> bool:
                     return await fresh.get_service(info.name) == [info]
 
-                record("visible after a loss of data", await moment(visible) - back, 2 * session)
+                record("visible after a loss of data, s", await moment(visible) - back, 2 * session)
             assert ours.native is not first
 
             async def agrees() -> bool:
                 return not watcher.doubtful and watcher.services == [info]
 
-            record("watcher agrees", await moment(agrees) - back, 2 * session + 2)
+            record("watcher agrees, s", await moment(agrees) - back, 2 * session + 2)
 
     asyncio.run(body())
 
@@ -129,7 +117,7 @@ def test_restart_with_its_data(backend: Any, record: Record) -> None:
             async def ours_too() -> bool:
                 return await ours.get_nodes(info.name) == before
 
-            record("watcher agrees after a restart", await moment(agrees) - back, 10.0)
+            record("watcher agrees after a restart, s", await moment(agrees) - back, 10.0)
             await moment(ours_too)
             assert ours.native.client_id == session
             await ours.deregister(info)
@@ -197,15 +185,15 @@ def test_killed_and_frozen_services(server_address: Callable[[str], str], record
         ):
             begin = service.signal(signal.SIGSTOP)
             assert (await anext(watcher)).action == "delete"
-            record("R6 gone after", clock() - begin, GONE)
+            record("R6 gone after, s", clock() - begin, GONE)
             assert name not in await registry.list_services()
             await asyncio.sleep(begin + 2 * TTL - clock())
             begin = service.signal(signal.SIGCONT)
             assert (await anext(watcher)).action == "create"
-            record("R6 back after", clock() - begin, 2.0)
+            record("R6 back after, s", clock() - begin, 2.0)
             begin = service.signal(signal.SIGKILL)
             assert (await anext(watcher)).action == "delete"
-            record("R8 gone after", clock() - begin, GONE)
+            record("R8 gone after, s", clock() - begin, GONE)
 
     asyncio.run(body())
 
@@ -226,8 +214,8 @@ def test_a_service_whose_loop_hangs_vanishes(
         ):
             begin = service.signal(signal.SIGCONT)
             assert (await anext(watcher)).action == "delete"
-            record("gone after it hung", clock() - begin, 0.5 + TTL + 1 + GONE)
+            record("gone after it hung, s", clock() - begin, 0.5 + TTL + 1 + GONE)
             assert (await anext(watcher)).action == "create"
-            record("back after it hung", clock() - begin, 0.5 + 20 + 3)
+            record("back after it hung, s", clock() - begin, 0.5 + 20 + 3)
 
     asyncio.run(body())

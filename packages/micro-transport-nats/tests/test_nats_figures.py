@@ -34,18 +34,6 @@ def nats(server_address: Any) -> str:
     return str(server_address("nats"))
 
 
-@pytest.fixture
-def record(record_property: Callable[[str, object], None]) -> Record:
-    """Notes a figure, and fails over its limit."""
-
-    def note(name: str, figure: float, limit: float) -> None:
-        print(f"\n{name}: {figure:.2f} (limit {limit:.2f})", end="")
-        record_property(name, round(figure, 3))
-        assert figure <= limit, f"{name}: {figure:.2f}, over the limit of {limit:.2f}"
-
-    return note
-
-
 # -- T13 ---------------------------------------------------------------------------------------
 
 

@@ -18,18 +18,6 @@ Record = Callable[[str, float, float], None]
 
 
 @pytest.fixture
-def record(record_property: Callable[[str, object], None]) -> Record:
-    """Notes a figure, and fails over its limit."""
-
-    def note(name: str, seconds: float, limit: float) -> None:
-        print(f"\n{name}: {seconds:.2f} s (limit {limit:.2f} s)", end="")
-        record_property(name, round(seconds, 3))
-        assert seconds <= limit, f"{name}: {seconds:.2f} s, over the limit of {limit:.2f} s"
-
-    return note
-
-
-@pytest.fixture
 def backend(compose_files: list[str]) -> Iterator[ComposeBackend]:
     async def ready(address: str) -> None:
         async with NatsTransport(address):
@@ -92,7 +80,7 @@ async def _outage(caller, address, fault, mend, record) -> None:  # type: ignore
     async with asyncio.timeout(10):
         results = await failing
     assert {type(result) for result in results} == {SocketClosed}
-    record(f"{name}: the last of 100 pending calls ends", max(ended) - begin, done - begin + 2.0)
+    record(f"{name}: the last of 100 pending calls ends, s", max(ended) - begin, done - begin + 2.0)
     await mend()
     begin = time.monotonic()
     async with asyncio.timeout(10):
@@ -102,6 +90,6 @@ async def _outage(caller, address, fault, mend, record) -> None:  # type: ignore
                     await asked(caller, address, b"x")
                     break
             await asyncio.sleep(0.01)
-    record(f"{name}: calls work again", time.monotonic() - begin, 5.0)
+    record(f"{name}: calls work again, s", time.monotonic() - begin, 5.0)
     asking = [asked(caller, address, b"%d" % n) for n in range(100)]
     assert await asyncio.gather(*asking) == [b"%d" % n for n in range(100)]
