@@ -37,3 +37,14 @@ def test_a_header_passes_whole_or_is_refused(name: str, value: str) -> None:
     else:
         assert checked == {canonical(name): value}
         assert not set(value) & set("\r\n\0")
+
+
+def test_a_name_that_was_seen_says_nothing_of_its_next_value() -> None:
+    header = {"Seen-Before": "one"}
+    first = checked_header(header)
+    second = checked_header(header)
+    assert first == second == header
+    assert first is not header
+    assert second is not header
+    with pytest.raises(InvalidName, match="line break"):
+        checked_header({"Seen-Before": "one\r\nInjected: two"})

@@ -10,6 +10,7 @@ from .errors import InvalidName
 Header = dict[str, str]
 
 _CANONICAL: dict[str, str] = {}
+_CHECKED: set[str] = set()  # canonical names that were found to be good
 _KEPT = 4096  # names, which come from peers, of at most
 _KEPT_LENGTH = 64
 
@@ -42,8 +43,11 @@ def checked_header(header: Mapping[str, str]) -> Header:
     """A canonical copy of a caller's header.
 
     Raises InvalidName for a name or a value that could not be told apart on the wire: control
-    characters in either, a colon or a blank in a name.
+    characters in either, a colon or a blank in a name. Names that were seen and values that print
+    need no further look.
     """
+    if header.keys() <= _CHECKED and "".join(header.values()).isprintable():
+        return dict(header)
     checked: Header = {}
     for name, value in header.items():
         if not name.isascii() or not name.isprintable() or not name or set(name) & set(" :"):
@@ -51,4 +55,7 @@ def checked_header(header: Mapping[str, str]) -> Header:
         if "\r" in value or "\n" in value or "\0" in value:
             raise InvalidName(f"header {name} has a line break or a NUL in its value")
         checked[canonical(name)] = value
+    if len(_CHECKED) >= _KEPT:
+        _CHECKED.clear()
+    _CHECKED.update(name for name in checked if len(name) <= _KEPT_LENGTH)
     return checked

@@ -6,10 +6,7 @@ from msgspec import MsgspecError, Struct
 from msgspec.json import Decoder, Encoder
 
 from micro_core.errors import BadRequest, InvalidName
-from micro_core.message import Header, Message, checked_header
-
-_NAMES = 4096  # that were seen to be canonical, of at most
-_canonical: set[str] = set()
+from micro_core.message import Message, checked_header
 
 
 class _Frame(Struct):
@@ -21,20 +18,10 @@ _encode = Encoder().encode
 _decode = Decoder(_Frame).decode
 
 
-def checked(header: Header) -> Header:
-    """A canonical copy. Names that were seen and values that print need no further look."""
-    if header.keys() <= _canonical and "".join(header.values()).isprintable():
-        return header.copy()
-    canonical = checked_header(header)
-    if len(_canonical) < _NAMES:
-        _canonical.update(canonical)
-    return canonical
-
-
 def encode(message: Message) -> bytes:
     """Raises InvalidName for a header that is not fit to be sent."""
     try:
-        return _encode(_Frame(checked(message.header), message.body))
+        return _encode(_Frame(checked_header(message.header), message.body))
     except UnicodeError as error:
         raise InvalidName(f"a header value is not Unicode text: {error}") from error
 
@@ -43,6 +30,6 @@ def decode(data: bytes) -> Message:
     """Raises BadRequest for anything else than Go Micro's object."""
     try:
         frame = _decode(data)
-        return Message(checked(frame.Header or {}), frame.Body or b"")
+        return Message(checked_header(frame.Header or {}), frame.Body or b"")
     except (MsgspecError, UnicodeError, RecursionError, InvalidName) as error:
         raise BadRequest(f"not a message of Go Micro's NATS transport: {error}") from error

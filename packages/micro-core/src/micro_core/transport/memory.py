@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from ..errors import BackendUnavailable, MessageTooLarge, SocketClosed
 from ..hub import hub
-from ..message import Header, Message, checked_header
+from ..message import Message, checked_header
 from .base import Listener, Serve, Socket, Transport
 from .serving import Serving
 
@@ -21,8 +21,6 @@ log = logging.getLogger("micro.transport.memory")
 _UNREAD = 128  # messages, and
 _UNREAD_BYTES = 1 << 20  # bytes of bodies, after which send waits
 _CLOSE = 4.0
-_NAMES = 4096
-_canonical: set[str] = set()
 
 
 class MemorySocket(Socket):
@@ -58,7 +56,7 @@ class MemorySocket(Socket):
                 f"body of {len(message.body)} bytes for {self.peer}: raise max_body, "
                 f"now {self._max_body}"
             )
-        header = _copied(message.header)
+        header = checked_header(message.header)
         while (other := self._other) is not None and other._full():
             await self._wait(other._senders)
         if other is None:
@@ -205,16 +203,6 @@ class MemoryTransport(Transport):
             plugin=self.name,
             address=address,
         )
-
-
-def _copied(header: Header) -> Header:
-    """A canonical copy. Names that were seen and values that print need no further look."""
-    if header.keys() <= _canonical and "".join(header.values()).isprintable():
-        return header.copy()
-    checked = checked_header(header)
-    if len(_canonical) < _NAMES:
-        _canonical.update(checked)
-    return checked
 
 
 def _release(waiters: deque[asyncio.Future[None]]) -> None:
